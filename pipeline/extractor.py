@@ -1,0 +1,70 @@
+"""Stage extractor: trains the small frozen network that FCD looks through, once per data set.
+
+In: data/processed. Out: models/extractor; reports/extractor/metrics.json. It is a stage of its own, not a step of evaluate,
+because tune and evaluate must look through the same network, and because a challenger is compared with the champion through it.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pipeline import stage
+from pipeline.console import Progress
+from pipeline.paths import INDEX, METRICS, Paths
+from vae.data import ImageShards
+from vae.extractor import TURNS, ExtractorConfig, save_extractor, train_extractor
+from vae.files import canonical_json, read_manifest, replaced_directory, write_text
+
+PARAMS = ("base.seed", "extractor")
+log = logging.getLogger("pipeline.extractor")
+
+
+def _labels(paths: Paths) -> np.ndarray | None:
+    """Class number of every training image, or None where fewer than two labels (or unlabelled images) are found."""
+    index = pd.read_parquet(paths.processed / INDEX)
+    labels = index.loc[index["split"] == "train", "label"]
+    names = sorted(labels.unique())
+    if len(names) < 2 or "" in names:
+        return None
+    return labels.map({name: number for number, name in enumerate(names)}).to_numpy(np.int64)
+
+
+def extractor(values: SimpleNamespace, paths: Paths) -> None:
+    """Train on the training split and freeze."""
+    torch.set_num_threads(1)  # the number of threads changes the bits of the result
+    facts = read_manifest(paths.processed)
+    labels, section = _labels(paths), values.extractor
+    config = ExtractorConfig(
+        channels=facts["image_shape"][2],
+        width=section.width,
+        feature_dim=section.feature_dim,
+        classes=TURNS if labels is None else int(labels.max()) + 1,
+        task="turns" if labels is None else "labels",
+    )
+    shown = Progress(section.total_images, "images", "training")
+    network, accuracy = train_extractor(
+        config,
+        ImageShards(paths.processed / "train"),
+        labels,
+        total_images=section.total_images,
+        batch_size=section.batch_size,
+        peak_learning_rate=section.learning_rate,
+        seed=values.base.seed,
+        on_progress=lambda images, right: shown.to(images, f"accuracy {right:.3f}"),
+    )
+    shown.close()
+    with replaced_directory(paths.extractor) as directory:
+        save_extractor(directory, network)
+    with replaced_directory(paths.extractor_report) as report:
+        metrics = {"train_accuracy": accuracy, "classes": config.classes, "by_labels": int(labels is not None)}
+        write_text(report / METRICS, canonical_json(metrics))
+    log.info("tells %d %s apart with accuracy %.3f on training images", config.classes, config.task, accuracy)
+
+
+if __name__ == "__main__":
+    stage.main("extractor", PARAMS, extractor, __doc__)

@@ -1,0 +1,55 @@
+"""Every path of a workspace, once. dvc.yaml repeats the artefacts among them, and a test compares the two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Paths below one workspace ``root`` (absolute: Ray's workers run elsewhere)."""
+
+    root: Path
+
+    @classmethod
+    def here(cls) -> Paths:
+        """The workspace in the current directory."""
+        return cls(Path.cwd().resolve())
+
+    def __getattr__(self, name: str) -> Path:
+        try:
+            return self.root / _PLACES[name]
+        except KeyError:
+            raise AttributeError(f"no path is named {name!r}: known are {', '.join(_PLACES)}") from None
+
+
+_PLACES = {
+    "params": "params.yaml",
+    "dvc_lock": "dvc.lock",
+    "raw": "data/raw",
+    "processed": "data/processed",
+    "augmented": "data/augmented",
+    "extractor": "models/extractor",
+    "model": "models/vae",
+    "download_report": "reports/download",
+    "preprocess_report": "reports/preprocess",
+    "augment_report": "reports/augment",
+    "extractor_report": "reports/extractor",
+    "tune_report": "reports/tune",
+    "train_report": "reports/train",
+    "evaluate_report": "reports/evaluate",
+    "register_report": "reports/register",
+    "work": ".work",  # locks, checkpoints, spools, Ray's files: safe to delete when nothing runs
+    "mlflow_database": "mlflow.db",
+    "mlflow_artifacts": "mlartifacts",
+}
+
+# Inside the artefacts; names that more than one stage uses.
+RAW_ARCHIVE = "images.zip"
+RAW_FACTORS = "factors.parquet"
+INDEX = "index.parquet"
+REJECTED = "rejected.csv"
+BEST = "best.json"
+RUN = "run.json"
+METRICS = "metrics.json"

@@ -1,0 +1,1 @@
+"""Variational autoencoders in pure PyTorch: data shards, models, likelihoods, objective, trainer, samplers, metrics."""

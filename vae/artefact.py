@@ -1,0 +1,93 @@
+"""The trained model as files: weights and fitted prior as safetensors, the rest as JSON, hashes in a manifest. No pickle.
+
+``Generator`` is what a user holds: images in and out are uint8 (N, H, W, C), latents float32 (N, D).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vae.config import ModelConfig
+from vae.files import canonical_json, read_manifest, write_manifest, write_text
+from vae.images import to_model_range, to_uint8
+from vae.models import build
+from vae.objective import rate_per_dim
+from vae.samplers import SAMPLERS, Sampler
+
+WEIGHTS, PRIOR, CONFIG = "model.safetensors", "prior.safetensors", "config.json"
+BATCH = 256
+
+
+class Generator:
+    """A trained model with its prior and its preprocessing contract, for use: no gradient, one batch at a time."""
+
+    def __init__(self, model: nn.Module, config: ModelConfig, prior: Sampler, contract: dict[str, Any]) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.config, self.prior, self.contract = config, prior, contract
+        self.device = next(model.parameters()).device
+
+    def _batches(self, images_NHWC: np.ndarray | Tensor) -> Iterator[Tensor]:
+        images = torch.as_tensor(images_NHWC)
+        if tuple(images.shape[1:]) != tuple(self.config.image_shape):
+            raise ValueError(f"images are {tuple(images.shape[1:])}, the model takes {tuple(self.config.image_shape)} (H, W, C)")
+        for chunk in images.split(BATCH):
+            yield to_model_range(chunk.to(self.device))
+
+    @torch.no_grad()
+    def latents(self, n: int, seed: int, temperature: float = 1.0) -> Tensor:
+        """``n`` latents (n, D) of the prior: a function of the arguments."""
+        return self.prior.sample(n, torch.Generator().manual_seed(seed), temperature)
+
+    @torch.no_grad()
+    def decode(self, z_ND: Tensor) -> np.ndarray:
+        """Images of latents."""
+        parts = [to_uint8(self.model.sample(chunk.to(self.device))).cpu() for chunk in z_ND.split(BATCH)]
+        return torch.cat(parts).numpy() if parts else np.zeros((0, *self.config.image_shape), np.uint8)
+
+    def sample(self, n: int, seed: int, temperature: float = 1.0) -> np.ndarray:
+        """``n`` new images."""
+        return self.decode(self.latents(n, seed, temperature))
+
+    @torch.no_grad()
+    def encode(self, images_NHWC: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and log-variance, each (N, D)."""
+        pairs = [self.model.encode(x_NCHW) for x_NCHW in self._batches(images_NHWC)]
+        return torch.cat([mean for mean, _ in pairs]).cpu(), torch.cat([logvar for _, logvar in pairs]).cpu()
+
+    def reconstruct(self, images_NHWC: np.ndarray | Tensor) -> np.ndarray:
+        """The images of the posterior means."""
+        return self.decode(self.encode(images_NHWC)[0])
+
+    def rate_per_dim(self, images_NHWC: np.ndarray | Tensor) -> Tensor:
+        """Mean rate of each latent dimension over the images (D,), in nats."""
+        return rate_per_dim(*self.encode(images_NHWC)).mean(0)
+
+
+def save_artefact(directory: Path, model: nn.Module, config: ModelConfig, prior: Sampler, contract: dict[str, Any]) -> str:
+    """Write all files into ``directory`` (which exists and is empty); returns the manifest's sha256."""
+    save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, directory / WEIGHTS)
+    save_file({k: v.contiguous() for k, v in prior.tensors.items()}, directory / PRIOR)
+    described = {"model": asdict(config), "prior": prior.name, "preprocessing": contract}
+    write_text(directory / CONFIG, canonical_json(described))
+    return write_manifest(directory)
+
+
+def load_artefact(directory: Path) -> Generator:
+    """The model in ``directory``; DamagedError where a file differs from its hash."""
+    read_manifest(directory)
+    described = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    fields = described["model"]
+    config = ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    with torch.random.fork_rng(devices=[]):
+        model = build(config)
+    model.load_state_dict(load_file(directory / WEIGHTS))
+    return Generator(model, config, SAMPLERS[described["prior"]](load_file(directory / PRIOR)), described["preprocessing"])

@@ -1,0 +1,143 @@
+"""Strict, frozen configuration: what a model is, what a training is, and how a mapping becomes one of them.
+
+A section is a frozen dataclass whose fields carry their legal range (``field(...)`` below). ``parse`` collects every problem
+of a mapping instead of stopping at the first. Nothing here reads a file; where a value came from is the caller's to add.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass
+from typing import Any
+
+
+def field(
+    *, low: float | None = None, high: float | None = None, above: float | None = None, choices: tuple | None = None
+) -> Any:
+    """A required dataclass field with its range: low <= value <= high, value > above, or value in choices."""
+    return dataclasses.field(metadata={"low": low, "high": high, "above": above, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault of a configuration: ``key`` (dotted) and ``message`` (what is wrong, what is allowed)."""
+
+    key: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything needed to build a model without its data: ``image_shape`` is (height, width, channels) in pixels."""
+
+    name: str
+    image_shape: tuple[int, int, int]
+    latent_dim: int = field(low=1, high=4096)
+    widths: tuple[int, ...] = field(low=1, high=4096)
+    hidden_units: int = field(low=1, high=65536)
+    likelihood: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """One training: progress and periods are counted in images, so they survive a change of batch size or world size."""
+
+    seed: int = field(low=0, high=2**31 - 1)
+    beta: float = field(above=0, high=1e4)
+    global_batch_size: int = field(low=1, high=2**20)
+    total_images: int = field(low=1)
+    learning_rate: float = field(above=0, high=1)
+    warmup_images: int = field(low=0)
+    weight_decay: float = field(low=0, high=10)
+    clip_norm: float = field(above=0)
+    ema_decay: float = field(low=0, high=0.999999)
+    precision: str = field(choices=("float32", "bfloat16"))
+    validate_every_images: int = field(low=1)
+    checkpoint_every_images: int = field(low=1)
+
+    @property
+    def total_steps(self) -> int:
+        return math.ceil(self.total_images / self.global_batch_size)
+
+    def steps(self, images: int) -> int:
+        """A period or position given in images, as a count of steps (at least 1)."""
+        return max(1, round(images / self.global_batch_size))
+
+
+def _typed(value: Any, annotation: Any) -> tuple[Any, str | None]:
+    """``value`` as ``annotation`` (int, float, str, bool, tuple[x, ...]); the second item says why not, or None."""
+    origin = typing.get_origin(annotation)
+    if origin is tuple:
+        if not isinstance(value, list | tuple) or not value:
+            return None, f"expected a non-empty list, got {value!r}"
+        arguments = typing.get_args(annotation)
+        items = [_typed(item, arguments[0]) for item in value]
+        wrong = next((reason for _, reason in items if reason), None)
+        return tuple(item for item, _ in items), wrong
+    if isinstance(annotation, types.UnionType):
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+        if value is None:
+            return None, None
+    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value), None
+    if isinstance(value, annotation) and (annotation is bool or not isinstance(value, bool)):
+        if isinstance(value, float) and not math.isfinite(value):
+            return None, f"expected a finite number, got {value!r}"
+        return value, None
+    if annotation is float and isinstance(value, str):
+        try:
+            float(value)
+            hint = f" (write {float(value)!r}: YAML reads {value!r} as text)"
+        except ValueError:
+            hint = ""
+        return None, f"expected a number, got the text {value!r}{hint}"
+    return None, f"expected {annotation.__name__}, got {value!r}"
+
+
+def _out_of_range(value: Any, metadata: Mapping[str, Any]) -> str | None:
+    choices, low, high, above = (metadata.get(k) for k in ("choices", "low", "high", "above"))
+    values = value if isinstance(value, tuple) else (value,)
+    if choices is not None and value not in choices:
+        close = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"{value!r} is not one of {', '.join(map(str, choices))}{hint}"
+    if (low is not None and min(values) < low) or (high is not None and max(values) > high):
+        return f"{value!r} is out of range: allowed {'any' if low is None else low} to {'any' if high is None else high}"
+    if above is not None and min(values) <= above:
+        return f"{value!r} is out of range: must be greater than {above}"
+    return None
+
+
+def parse(section: type, mapping: Any, where: str) -> tuple[Any, list[Problem]]:
+    """Build ``section`` from ``mapping``; returns (instance or None, all problems found), keys prefixed by ``where``."""
+    if not isinstance(mapping, Mapping):
+        return None, [Problem(where, f"expected a section with keys, got {mapping!r}")]
+    hints = typing.get_type_hints(section)
+    fields = {f.name: f for f in dataclasses.fields(section)}
+    problems, values = [], {}
+    for key in mapping:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(fields)}"
+            problems.append(Problem(f"{where}.{key}", f"unknown key{hint}"))
+    for name, spec in fields.items():
+        if name not in mapping:
+            if spec.default is MISSING:
+                problems.append(Problem(f"{where}.{name}", "missing key"))
+            continue
+        value, reason = _typed(mapping[name], hints[name])
+        reason = reason or (None if value is None else _out_of_range(value, spec.metadata))
+        if reason:
+            problems.append(Problem(f"{where}.{name}", reason))
+        values[name] = value
+    if problems:
+        return None, problems
+    instance = section(**values)
+    check = getattr(instance, "problems", None)
+    problems = [Problem(f"{where}.{key}", message) for key, message in check()] if check else []
+    return (None if problems else instance), problems

@@ -1,0 +1,92 @@
+"""Image shards: uint8 NHWC ``.npy`` files, memory-mapped, and the stateless order in which training sees them.
+
+The stream of training images is endless: position p lies in epoch p // n, at place p % n of that epoch's permutation, which is
+a function of (seed, epoch) alone. A batch is a slice of the stream, so no batch is ever short, and a restart needs a number only.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+SHARD_NAME = "shard-{:05d}.npy"
+
+
+class ShardWriter:
+    """Writes images in order into shards of ``shard_images`` under ``directory``; ``place`` says where the next one lands."""
+
+    def __init__(self, directory: Path, image_shape: tuple[int, int, int], shard_images: int) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory, self.image_shape, self.shard_images = directory, image_shape, shard_images
+        self.count = 0
+        self._pending: list[np.ndarray] = []
+
+    def add(self, image_HWC: np.ndarray) -> tuple[str, int]:
+        """Append one uint8 (H, W, C) image; returns (shard file name, row in it)."""
+        assert image_HWC.dtype == np.uint8 and image_HWC.shape == self.image_shape, (image_HWC.dtype, image_HWC.shape)
+        shard, row = divmod(self.count, self.shard_images)
+        self._pending.append(image_HWC)
+        self.count += 1
+        if len(self._pending) == self.shard_images:
+            self._flush()
+        return SHARD_NAME.format(shard), row
+
+    def _flush(self) -> None:
+        shard = (self.count - 1) // self.shard_images
+        np.save(self.directory / SHARD_NAME.format(shard), np.stack(self._pending))
+        self._pending = []
+
+    def close(self) -> None:
+        """Write the last, shorter shard."""
+        if self._pending:
+            self._flush()
+
+
+class ImageShards:
+    """Read-only view of all shards in the given directories as one array (n, H, W, C); nothing is read until asked for."""
+
+    def __init__(self, *directories: Path) -> None:
+        paths = [path for directory in directories for path in sorted(directory.glob("shard-*.npy"))]
+        if not paths:
+            raise ValueError(f"no shards in {', '.join(map(str, directories))}: run the stage that writes them")
+        self._shards = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
+        shapes = {shard.shape[1:] for shard in self._shards}
+        if len(shapes) != 1 or any(shard.dtype != np.uint8 for shard in self._shards):
+            raise ValueError(f"shards of different shapes or types in {', '.join(map(str, directories))}: {sorted(shapes)}")
+        self.image_shape: tuple[int, int, int] = shapes.pop()
+        self._ends = np.cumsum([len(shard) for shard in self._shards])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        """Images (len(indices), H, W, C) in the order asked for."""
+        out = np.empty((len(indices), *self.image_shape), np.uint8)
+        which = np.searchsorted(self._ends, indices, side="right")
+        for shard in np.unique(which):
+            here = which == shard
+            start = self._ends[shard - 1] if shard else 0
+            out[here] = self._shards[shard][indices[here] - start]
+        return out
+
+    def slice(self, start: int, stop: int) -> np.ndarray:
+        """Images start..stop (clipped to the end) in stored order."""
+        return self.gather(np.arange(start, min(stop, len(self))))
+
+
+@lru_cache(maxsize=2)
+def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, 0x0DE5]))).permutation(count)
+
+
+def stream_indices(count: int, seed: int, start: int, stop: int) -> np.ndarray:
+    """Data set indices of the stream's positions start..stop for ``count`` images: a function of its arguments alone."""
+    pieces = []
+    while start < stop:
+        epoch, place = divmod(start, count)
+        take = min(stop - start, count - place)
+        pieces.append(_permutation(count, seed, epoch)[place : place + take])
+        start += take
+    return np.concatenate(pieces)

@@ -1,0 +1,48 @@
+"""The process group, if there is one: plain Python, torchrun and Ray Train look the same from here."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def rank() -> int:
+    """This process's number, 0 where there is no group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of processes, 1 where there is no group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def default_device() -> torch.device:
+    """This process's accelerator, else the processor; Ray and torchrun set the current CUDA device before."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def wrap(model: nn.Module) -> nn.Module:
+    """DistributedDataParallel where there are several ranks, else the model itself.
+
+    From three ranks up default DDP rebuilds its buckets after the first step, so that a resumed run would sum in another
+    order than the uninterrupted one; ``find_unused_parameters`` keeps the first buckets. Two summands have one order.
+    """
+    if world_size() == 1:
+        return model
+    return DistributedDataParallel(model, find_unused_parameters=world_size() > 2)
+
+
+def all_reduce_sum(values: Tensor) -> Tensor:
+    """The sum of ``values`` over all ranks, on every rank (a new tensor)."""
+    total = values.clone()
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def own_rows(count: int) -> slice:
+    """The rows of a global batch of ``count`` that belong to this rank; ``count`` divides by the world size."""
+    per_rank = count // world_size()
+    return slice(rank() * per_rank, (rank() + 1) * per_rank)

@@ -1,0 +1,144 @@
+"""The small frozen network whose features FCD compares: trained once on the training split, then never changed.
+
+With two or more labels it learns to tell them apart; without, to tell by how many quarter turns a picture was rotated (Gidaris,
+Singh, Komodakis 2018). Features are standardised on the training images. N batch, C channels, H height, W width, F features.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vae.data import ImageShards, stream_indices
+from vae.files import canonical_json, read_manifest, sha256_file, write_manifest, write_text
+from vae.images import to_model_range
+
+TURNS = 4
+GROUPS = 8
+WEIGHTS, CONFIG = "extractor.safetensors", "extractor.json"
+FEATURE_BATCH = 256
+
+
+@dataclass(frozen=True)
+class ExtractorConfig:
+    """Shape of the network; ``classes`` is the number of labels, or 4 for quarter turns."""
+
+    channels: int
+    width: int
+    feature_dim: int
+    classes: int
+    task: str  # labels or turns
+
+
+class _Down(nn.Module):
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            nn.GroupNorm(GROUPS, before), nn.SiLU(), nn.Conv2d(before, after, 3, stride=2, padding=1),
+            nn.GroupNorm(GROUPS, after), nn.SiLU(), nn.Conv2d(after, after, 3, padding=1),
+        )  # fmt: skip
+        self.skip = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(before, after, 1))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.main(x_NCHW) + self.skip(x_NCHW)
+
+
+class Extractor(nn.Module):
+    """A residual classifier whose last hidden layer is the feature vector."""
+
+    def __init__(self, config: ExtractorConfig) -> None:
+        super().__init__()
+        self.config, width = config, config.width
+        self.body = nn.Sequential(
+            nn.Conv2d(config.channels, width, 3, stride=2, padding=1), _Down(width, 2 * width), _Down(2 * width, 4 * width)
+        )
+        self.neck = nn.Sequential(nn.GroupNorm(GROUPS, 4 * width), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.to_features = nn.Linear(16 * width, config.feature_dim)
+        self.head = nn.Linear(config.feature_dim, config.classes)
+        self.register_buffer("mean_F", torch.zeros(config.feature_dim))
+        self.register_buffer("std_F", torch.ones(config.feature_dim))
+
+    def _raw(self, x_NCHW: Tensor) -> Tensor:
+        return self.to_features(self.neck(self.body(x_NCHW)))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Class scores (N, classes)."""
+        return self.head(F.silu(self._raw(x_NCHW)))
+
+    @torch.no_grad()
+    def features(self, images_NHWC: np.ndarray | Tensor) -> Tensor:
+        """Standardised features (N, F) of uint8 images."""
+        images = torch.as_tensor(images_NHWC)
+        device = self.mean_F.device
+        parts = [(self._raw(to_model_range(chunk.to(device))) - self.mean_F) / self.std_F for chunk in images.split(FEATURE_BATCH)]
+        return torch.cat(parts)
+
+
+def _turned(x_NCHW: Tensor, turns_N: Tensor) -> Tensor:
+    return torch.stack([torch.rot90(x, int(t), (1, 2)) for x, t in zip(x_NCHW, turns_N, strict=True)])
+
+
+def train_extractor(
+    config: ExtractorConfig,
+    images: ImageShards,
+    labels_N: np.ndarray | None,
+    *,
+    total_images: int,
+    batch_size: int,
+    peak_learning_rate: float,
+    seed: int,
+    on_progress: Callable[[int, float], None] = lambda images, accuracy: None,
+) -> tuple[Extractor, float]:
+    """Train, standardise on the training images and freeze; returns (extractor, accuracy over the last tenth of training)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Extractor(config)
+    steps = max(2, -(-total_images // batch_size))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=peak_learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak_learning_rate, total_steps=steps, pct_start=0.2)
+    right: list[float] = []
+    for step in range(steps):
+        rows = stream_indices(len(images), seed, step * batch_size, (step + 1) * batch_size)
+        x_NCHW = to_model_range(torch.from_numpy(images.gather(rows)))
+        if labels_N is None:
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+            target = torch.randint(TURNS, (len(rows),), generator=generator)
+            x_NCHW = _turned(x_NCHW, target)
+        else:
+            target = torch.from_numpy(labels_N[rows])
+        scores = network(x_NCHW)
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(scores, target).backward()
+        optimizer.step()
+        schedule.step()
+        right.append(float((scores.argmax(1) == target).float().mean()))
+        on_progress((step + 1) * batch_size, right[-1])
+    network.eval().requires_grad_(False)
+    known = network.features(images.slice(0, min(len(images), 10_000)))
+    network.mean_F.copy_(known.mean(0))
+    network.std_F.copy_(known.std(0).clamp_min(1e-6))
+    tail = right[-max(1, steps // 10) :]
+    return network, sum(tail) / len(tail)
+
+
+def save_extractor(directory: Path, network: Extractor) -> None:
+    """Weights, configuration and manifest into ``directory``."""
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, directory / WEIGHTS)
+    write_text(directory / CONFIG, canonical_json(asdict(network.config)))
+    write_manifest(directory)
+
+
+def load_extractor(directory: Path) -> tuple[Extractor, str]:
+    """The frozen network and the sha256 of its weights, which names its features; DamagedError where a file was changed."""
+    read_manifest(directory)
+    network = Extractor(ExtractorConfig(**json.loads((directory / CONFIG).read_text())))
+    network.load_state_dict(load_file(directory / WEIGHTS))
+    return network.eval().requires_grad_(False), sha256_file(directory / WEIGHTS)

@@ -1,0 +1,104 @@
+"""Files that are whole or absent: atomic replacement, sha256 manifests, and their verification."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "MANIFEST.json"
+
+
+class DamagedError(ValueError):
+    """A directory does not match its manifest; the message names the file, what differs and what to do."""
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, two spaces, a final newline; NaN is refused."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def fsync_path(path: Path) -> None:
+    """Make a file's bytes, or a directory's entries, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in one step: a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        fsync_path(beside)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replaced_directory(final: Path) -> Iterator[Path]:
+    """Yield an empty directory beside ``final``; when the block ends well it takes the final name, else it is removed."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    beside = final.with_name(f".{final.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        yield beside
+        old = final.with_name(f".{final.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if final.exists():
+            final.rename(old)
+        beside.rename(final)
+        fsync_path(final.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_manifest(directory: Path, **facts: Any) -> str:
+    """Record size and sha256 of every file below ``directory`` (and ``facts``); returns the manifest's own sha256."""
+    files = {}
+    for path in sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST):
+        files[path.relative_to(directory).as_posix()] = {"sha256": sha256_file(path), "size_bytes": path.stat().st_size}
+        fsync_path(path)
+    write_text(directory / MANIFEST, canonical_json({"facts": facts, "files": files}))
+    return sha256_file(directory / MANIFEST)
+
+
+def read_manifest(directory: Path, *, hashes: bool = True) -> dict[str, Any]:
+    """The manifest's facts after checking every file's size (and sha256): DamagedError names the first that differs."""
+    path = directory / MANIFEST
+    remedy = f"remove {directory} and run `dvc repro` again"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        files = manifest["files"]
+    except FileNotFoundError:
+        raise DamagedError(f"{path} is missing: {remedy}") from None
+    except (ValueError, KeyError, TypeError):
+        raise DamagedError(f"{path} cannot be read: {remedy}") from None
+    for name, expected in files.items():
+        member = directory / name
+        if not member.is_file():
+            raise DamagedError(f"{member} is missing: {remedy}")
+        if member.stat().st_size != expected["size_bytes"]:
+            raise DamagedError(
+                f"{member} has {member.stat().st_size} bytes, its manifest says {expected['size_bytes']}: {remedy}"
+            )
+        if hashes and sha256_file(member) != expected["sha256"]:
+            raise DamagedError(f"{member} differs from the sha256 in its manifest: {remedy}")
+    return manifest["facts"]

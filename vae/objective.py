@@ -1,0 +1,33 @@
+"""The two terms of the evidence lower bound, unreduced, in nats per image. N batch, D latent dimensions, K samples.
+
+elbo = -(distortion + rate) (Kingma and Welling 2014); the trainer minimises distortion + beta * rate (Higgins et al. 2017).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def rate_per_dim(mean_ND: Tensor, logvar_ND: Tensor) -> Tensor:
+    """KL(N(mean, exp(logvar)) || N(0, 1)) in nats for each latent dimension (N, D)."""
+    return 0.5 * (mean_ND.square() + logvar_ND.exp() - 1 - logvar_ND)
+
+
+def reparameterize(mean_ND: Tensor, logvar_ND: Tensor, noise_ND: Tensor) -> Tensor:
+    """A sample of N(mean, exp(logvar)), differentiable in both; ``noise_ND`` is standard normal."""
+    return mean_ND + torch.exp(0.5 * logvar_ND) * noise_ND
+
+
+def log_normal(z: Tensor, mean: Tensor | float = 0.0, logvar: Tensor | float = 0.0) -> Tensor:
+    """log N(z; mean, exp(logvar)) summed over the last axis, in nats."""
+    logvar = torch.as_tensor(logvar, dtype=z.dtype, device=z.device)
+    terms = -0.5 * (math.log(2 * math.pi) + logvar + (z - mean).square() * torch.exp(-logvar))
+    return terms.sum(-1)
+
+
+def importance_bound(log_weights_KN: Tensor) -> Tensor:
+    """log (1/K) sum_k w_k for each image (N,): a lower bound of log p(x), tighter with K (Burda et al. 2016, eq. 8)."""
+    return torch.logsumexp(log_weights_KN, dim=0) - math.log(log_weights_KN.shape[0])

@@ -1,0 +1,43 @@
+"""The optimizer, its schedule and the moving average of the weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from vae.config import FitConfig
+
+
+def build_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019); decay only on matrices and kernels, never on biases, norms and scales."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
+
+
+def learning_rate(images_seen: int, config: FitConfig) -> float:
+    """Linear warm-up over ``warmup_images``, then a cosine to 0 at ``total_images`` (Loshchilov and Hutter 2017)."""
+    if images_seen < config.warmup_images:
+        return config.learning_rate * (images_seen + 1) / (config.warmup_images + 1)
+    left = max(1, config.total_images - config.warmup_images)
+    progress = min(1.0, (images_seen - config.warmup_images) / left)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Ema:
+    """Exponential moving average of a model's parameters; ``step`` counts from 0 and ramps the decay in."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.shadow: dict[str, Tensor] = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move the average towards ``model`` after optimizer step ``step``."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        current = model.state_dict()
+        assert current.keys() == self.shadow.keys()
+        torch._foreach_lerp_(list(self.shadow.values()), [current[name] for name in self.shadow], 1 - decay)

@@ -1,0 +1,72 @@
+"""Distributions over latents to sample from: the model's own prior, or a density fitted to the training latents afterwards.
+
+N samples, D latent dimensions, K mixture components. A sampler is one class and one line in ``SAMPLERS``; its tensors are saved
+with the model. Fitting a density after training: Ghosh et al., From Variational to Deterministic Autoencoders, 2020.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+class Normal:
+    """The prior N(0, I) that the bound is about; nothing to fit."""
+
+    name = "normal"
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+        self.latent_dim = int(tensors["latent_dim"])
+
+    @classmethod
+    def fit(cls, z_ND: Tensor, components: int, seed: int) -> Self:
+        return cls({"latent_dim": torch.tensor(z_ND.shape[1])})
+
+    def sample(self, n: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+        """Latents (n, D); ``temperature`` scales the standard deviation."""
+        return torch.randn(n, self.latent_dim, generator=generator) * temperature
+
+
+class Mixture:
+    """A Gaussian mixture with full covariances."""
+
+    name = "mixture"
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+
+    @classmethod
+    def fit(cls, z_ND: Tensor, components: int, seed: int) -> Self:
+        """Expectation maximisation on posterior samples; fewer components where there are few latents."""
+        from sklearn.mixture import GaussianMixture
+
+        count, dim = z_ND.shape
+        components = max(1, min(components, count // (4 * dim)))
+        fitted = GaussianMixture(components, covariance_type="full", reg_covar=1e-4, max_iter=60, tol=1e-3, random_state=seed)
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # stopping before full convergence is the budget, not a fault
+            fitted.fit(z_ND.double().numpy())
+        covariance_KDD = torch.from_numpy(fitted.covariances_)
+        return cls(
+            {
+                "weights_K": torch.from_numpy(fitted.weights_).float(),
+                "means_KD": torch.from_numpy(fitted.means_).float(),
+                "cholesky_KDD": torch.linalg.cholesky(covariance_KDD).float(),
+            }
+        )
+
+    def sample(self, n: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+        """Latents (n, D); ``temperature`` scales the spread within each component."""
+        component_N = torch.multinomial(self.tensors["weights_K"], n, replacement=True, generator=generator)
+        means_KD = self.tensors["means_KD"]
+        noise_ND = torch.randn(n, means_KD.shape[1], generator=generator) * temperature
+        return means_KD[component_N] + torch.einsum("nij,nj->ni", self.tensors["cholesky_KDD"][component_N], noise_ND)
+
+
+Sampler = Normal | Mixture
+SAMPLERS: dict[str, type[Normal] | type[Mixture]] = {"normal": Normal, "mixture": Mixture}

@@ -1,0 +1,184 @@
+"""One ``fit`` for plain Python, torchrun and Ray Train: load, forward, backward, check, step, average, report, checkpoint.
+
+Randomness is stateless: order = f(seed, epoch), noise = f(seed, step). A checkpoint therefore holds the step and the tensors,
+and a restart at any step goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vae.config import FitConfig, ModelConfig
+from vae.data import ImageShards, stream_indices
+from vae.distributed import all_reduce_sum, default_device, own_rows, rank, world_size, wrap
+from vae.images import to_model_range
+from vae.models import build
+from vae.noise import step_noise
+from vae.optim import Ema, build_optimizer, learning_rate
+from vae.state import Progress, load_checkpoint, newest_checkpoint, save_checkpoint
+
+log = logging.getLogger(__name__)
+VALIDATION_SEED_OFFSET = 1_000_003  # validation draws its noise from another seed than training
+STOP_POLL_STEPS = 8  # steps between two agreements of all ranks on whether to stop
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient is not finite; raised on every rank before the optimizer step, with step and terms."""
+
+
+class StoppedError(RuntimeError):
+    """Asked to stop: the current step is done and, where a directory was given, checkpointed."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What ``fit`` leaves: the model with averaged (EMA) weights on its device, and the optimizer steps done."""
+
+    model: nn.Module
+    step: int
+
+
+Metrics = dict[str, float]
+
+
+@torch.no_grad()
+def validate(model: nn.Module, images: ImageShards, config: FitConfig) -> Metrics:
+    """The beta = 1 bound of ``images`` in nats per image, reduced as sums and counts over all ranks.
+
+    One posterior sample per image, its noise a function of (seed, position): the same images and weights give the same value.
+    """
+    device = next(model.parameters()).device
+    batch, sums = config.global_batch_size, torch.zeros(3, dtype=torch.float64)
+    for chunk in range(rank(), math.ceil(len(images) / batch), world_size()):
+        x_NCHW = to_model_range(torch.from_numpy(images.slice(chunk * batch, (chunk + 1) * batch)).to(device))
+        noise_ND = step_noise(config.seed + VALIDATION_SEED_OFFSET, chunk, (len(x_NCHW), model.latent_dim), device)
+        terms = model(x_NCHW, noise_ND)
+        distortion, rate = terms.distortion_N.double().sum(), terms.rate_ND.double().sum()
+        sums += torch.stack([distortion, rate, torch.tensor(float(len(x_NCHW)), device=device)]).cpu()
+    distortion, rate, count = _reduced(sums, device).tolist()
+    return {
+        "val_elbo_nats": -(distortion + rate) / count,
+        "val_distortion_nats": distortion / count,
+        "val_rate_nats": rate / count,
+    }
+
+
+def _reduced(sums: Tensor, device: torch.device) -> Tensor:
+    return all_reduce_sum(sums.to(device)).cpu()
+
+
+def _agreed(flag: bool, device: torch.device) -> bool:
+    return bool(all_reduce_sum(torch.tensor(float(flag), device=device)) > 0)
+
+
+def _batch(images: ImageShards, config: FitConfig, step: int, device: torch.device) -> Tensor:
+    """This rank's rows of global batch ``step`` in model range."""
+    start = step * config.global_batch_size
+    indices = stream_indices(len(images), config.seed, start, start + config.global_batch_size)
+    pixels = torch.from_numpy(images.gather(indices[own_rows(config.global_batch_size)]))
+    return to_model_range(pixels.to(device, non_blocking=True))
+
+
+def fit(
+    model_config: ModelConfig,
+    config: FitConfig,
+    train: ImageShards,
+    val: ImageShards,
+    *,
+    checkpoints: Path | None = None,
+    on_report: Callable[[Metrics, nn.Module], None] = lambda metrics, averaged: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Fitted:
+    """Train to ``config.total_images`` and return the averaged model; goes on from the newest checkpoint in ``checkpoints``.
+
+    ``on_report(metrics, averaged_model)`` is called on every rank, equally often, with metrics already reduced over ranks.
+    Raises NonFiniteError (on every rank, before the step), StoppedError once ``should_stop`` said so on any rank, ValueError
+    for a batch that does not divide by the world size.
+    """
+    if config.global_batch_size % world_size():
+        raise ValueError(
+            f"fit.global_batch_size {config.global_batch_size} does not divide by {world_size()} workers: "
+            "change the batch size or the workers of the cluster profile"
+        )
+    device = default_device()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = build(model_config).to(device)
+    averaged = build(model_config).to(device).requires_grad_(False)
+    if device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)
+    optimizer, ema, progress = build_optimizer(model, config), Ema(model, config.ema_decay), Progress()
+    if checkpoints is not None and (newest := newest_checkpoint(checkpoints)) is not None:
+        progress = load_checkpoint(newest, model, ema, optimizer)
+        log.info("resumed at step %d of %d from %s", progress.step, config.total_steps, newest)
+    parallel = wrap(model)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+    validate_every, checkpoint_every = (config.steps(n) for n in (config.validate_every_images, config.checkpoint_every_images))
+    sums, busy_seconds, since = torch.zeros(3, dtype=torch.float64, device=device), 0.0, time.perf_counter()
+
+    def checkpoint() -> None:
+        if checkpoints is not None and rank() == 0:
+            save_checkpoint(checkpoints, progress, model, ema, optimizer)
+
+    while progress.step < config.total_steps:
+        step, rows = progress.step, own_rows(config.global_batch_size)
+        x_NCHW = _batch(train, config, step, device)
+        noise_ND = step_noise(config.seed, step, (config.global_batch_size, model_config.latent_dim), device)[rows]
+
+        with autocast:
+            terms = parallel(x_NCHW, noise_ND)
+        distortion, rate = terms.distortion_N.mean(), terms.rate_ND.sum(1).mean()
+        loss = distortion + config.beta * rate
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        # Gradients are averages over all ranks by now, so every rank sees the same norm and takes the same decision.
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        if not math.isfinite(norm):
+            raise NonFiniteError(
+                f"gradient norm {float(norm)} at step {step} (distortion {float(distortion.detach()):.6g} nats, "
+                f"rate {float(rate.detach()):.6g} nats on rank {rank()}): lower fit.learning_rate or fit.clip_norm"
+            )
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step * config.global_batch_size, config)
+        optimizer.step()
+        ema.update(model, step)
+        progress.step += 1
+        sums += torch.stack([distortion.detach(), rate.detach(), torch.ones((), device=device)]).double()
+
+        last = progress.step == config.total_steps
+        if progress.step % validate_every == 0 or last:
+            busy_seconds += time.perf_counter() - since
+            total = _reduced(sums, device)
+            averaged.load_state_dict(ema.shadow)
+            images_seen = progress.step * config.global_batch_size
+            metrics = {
+                "step": progress.step,
+                "images": images_seen,
+                "elbo_nats": -float(total[0] + total[1]) / float(total[2]),
+                "distortion_nats": float(total[0] / total[2]),
+                "rate_nats": float(total[1] / total[2]),
+                "learning_rate": learning_rate(images_seen - config.global_batch_size, config),
+                "images_per_second": float(total[2]) * config.global_batch_size / world_size() / busy_seconds,
+                **validate(averaged, val, config),
+            }
+            on_report(metrics, averaged)
+            sums.zero_()
+            busy_seconds, since = 0.0, time.perf_counter()
+        polled = progress.step % STOP_POLL_STEPS == 0
+        stopping = polled and not last and _agreed(should_stop(), device)
+        if stopping or last or progress.step % checkpoint_every == 0:
+            busy_seconds += time.perf_counter() - since
+            checkpoint()
+            since = time.perf_counter()
+        if stopping:
+            raise StoppedError(f"stopped after step {progress.step} of {config.total_steps}")
+    averaged.load_state_dict(ema.shadow)
+    return Fitted(averaged.eval(), progress.step)
