@@ -46,7 +46,7 @@ class Decoded:
     detail: str = ""
 
 
-class _Rejected(Exception):
+class _RejectedError(Exception):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason)
         self.reason, self.detail = reason, detail
@@ -70,18 +70,18 @@ def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
 
 def _decode(data: bytes, rules: Rules) -> tuple[np.ndarray, int, int, str]:
     if not data:
-        raise _Rejected("empty_file", "0 bytes")
+        raise _RejectedError("empty_file", "0 bytes")
     try:
         probe = Image.open(io.BytesIO(data))
         form, (width, height), mode = probe.format, probe.size, probe.mode
     except Exception as error:
-        raise _Rejected("not_an_image", type(error).__name__) from None
+        raise _RejectedError("not_an_image", type(error).__name__) from None
     if form not in FORMATS:
-        raise _Rejected("format_not_allowed", str(form))
+        raise _RejectedError("format_not_allowed", str(form))
     if width * height > rules.max_pixels:
-        raise _Rejected("too_many_pixels", f"{width}x{height}")
+        raise _RejectedError("too_many_pixels", f"{width}x{height}")
     if min(width, height) < rules.min_side_pixels:
-        raise _Rejected("too_small", f"{width}x{height}")
+        raise _RejectedError("too_small", f"{width}x{height}")
     try:
         probe.verify()
         with Image.open(io.BytesIO(data)) as picture:
@@ -98,7 +98,7 @@ def _decode(data: bytes, rules: Rules) -> tuple[np.ndarray, int, int, str]:
                     picture = FITS[rules.fit](picture, wanted, Image.Resampling.LANCZOS)
             pixels = np.asarray(picture, dtype=np.uint8)
     except Exception as error:
-        raise _Rejected("corrupt", f"{type(error).__name__}: {' '.join(str(error).split())[:120]}") from None
+        raise _RejectedError("corrupt", f"{type(error).__name__}: {' '.join(str(error).split())[:120]}") from None
     return np.ascontiguousarray(pixels.reshape(rules.size, rules.size, -1)), width, height, mode
 
 
@@ -106,7 +106,7 @@ def decode(path: str, data: bytes, rules: Rules) -> Decoded:
     """Pixels (size, size, channels) of one file, or its reason; raises nothing."""
     try:
         pixels, width, height, mode = _decode(data, rules)
-    except _Rejected as rejected:
+    except _RejectedError as rejected:
         return Decoded(path, reason=rejected.reason, detail=rejected.detail)
     return Decoded(path, pixels, hashlib.sha256(pixels.tobytes()).hexdigest(), width, height, mode)
 

@@ -7,6 +7,7 @@ A stage names the keys that it reads (``PARAMS``) and gets these and no others, 
 from __future__ import annotations
 
 import difflib
+import importlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +17,6 @@ import yaml
 
 from pipeline.errors import BadConfigError, InputMissingError
 from vae.config import FitConfig, ModelConfig, Problem, field, parse
-from vae.likelihood import LIKELIHOODS
-from vae.models import MODELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +77,10 @@ class Extractor:
 class Fit:
     """What a training is, but for what tune searches: read by tune and train alike, so both run the same thing."""
 
-    model: str = field(choices=tuple(MODELS))
+    model: str
     widths: tuple[int, ...] = field(low=1, high=4096)
     hidden_units: int = field(low=1, high=65536)
-    likelihood: str = field(choices=tuple(LIKELIHOODS))
+    likelihood: str
     global_batch_size: int = field(low=1, high=2**20)
     learning_rate: float = field(above=0, high=1)
     warmup_images: int = field(low=0)
@@ -125,7 +124,10 @@ class Tune:
             found.append(("beta_min", f"{self.beta_min} is greater than beta_max {self.beta_max}: the range is empty"))
         if self.latent_dim_min > self.latent_dim_max:
             found.append(
-                ("latent_dim_min", f"{self.latent_dim_min} is greater than latent_dim_max {self.latent_dim_max}: the range is empty")
+                (
+                    "latent_dim_min",
+                    f"{self.latent_dim_min} is greater than latent_dim_max {self.latent_dim_max}: the range is empty",
+                )
             )
         return found
 
@@ -139,6 +141,8 @@ class Train:
     validate_every_images: int = field(low=1)
     checkpoint_every_images: int = field(low=1)
     max_failures: int = field(low=0, high=100)
+    prior: str = field(choices=("normal", "mixture"))
+    mixture_components: int = field(low=1, high=4096)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +150,6 @@ class Evaluate:
     samples: int = field(low=1)
     importance_samples: int = field(low=1)
     importance_images: int = field(low=1)
-    prior: str = field(choices=("normal", "mixture"))
-    mixture_components: int = field(low=1, high=4096)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,16 +190,29 @@ def _repeated(node: yaml.Node | None, prefix: str = "") -> list[Problem]:
     return found
 
 
-def check(text: str, source: str) -> SimpleNamespace:
-    """All sections of a params file's text, or BadConfigError naming every problem as ``source:line: key: what``."""
+def _document(text: str, source: str) -> tuple[yaml.Node | None, dict[str, Any]]:
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
+        node, document = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise BadConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
-        raise BadConfigError(f"{source} holds no sections: it needs {', '.join(SECTIONS)}")
-    problems, values, lines = _repeated(node), {}, _lines(node)
+        raise BadConfigError(f"{source} holds no sections")
+    return node, document
+
+
+def _refuse(problems: list[Problem], node: yaml.Node | None, source: str) -> None:
+    """BadConfigError with every problem as ``source:line: key: what``, in the order of the lines."""
+    if problems:
+        lines = _lines(node)
+        placed = [(lines.get(p.key, lines.get(p.key.split(".")[0], 1)), p) for p in problems]
+        placed.sort(key=lambda pair: pair[0])
+        raise BadConfigError("\n".join(f"{source}:{line}: {p.key}: {p.message}" for line, p in placed))
+
+
+def check(text: str, source: str) -> SimpleNamespace:
+    """All sections of a params file's text, or BadConfigError naming every problem."""
+    node, document = _document(text, source)
+    problems, values = _repeated(node), {}
     for name in document:
         if name not in SECTIONS:
             close = difflib.get_close_matches(str(name), SECTIONS, n=1)
@@ -209,18 +224,14 @@ def check(text: str, source: str) -> SimpleNamespace:
             continue
         values[name], found = parse(section, document[name], name)
         problems += found
-    if not problems:
-        problems = _across(SimpleNamespace(**values))
-    if problems:
-        where = [f"{source}:{lines.get(p.key, lines.get(p.key.split('.')[0], 1))}: {p.key}: {p.message}" for p in problems]
-        raise BadConfigError("\n".join(sorted(where, key=lambda line: int(line.split(":")[1]))))
+    _refuse(problems or _across(SimpleNamespace(**values)), node, source)
     return SimpleNamespace(**values)
 
 
 def _across(sections: SimpleNamespace) -> list[Problem]:
     """Combinations that cannot work, found before anything runs."""
-    from vae.models import problem
-
+    # Imported by name, so that it is no dependency of stages that build no model: it can refuse, but changes no result.
+    problem = importlib.import_module("vae.models").problem
     found = []
     reason = problem(sections.fit.model_config(sections.base.image_shape, sections.train.latent_dim))
     if reason:
@@ -229,20 +240,54 @@ def _across(sections: SimpleNamespace) -> list[Problem]:
         found.append(Problem("preprocess.val_fraction", "with test_fraction leaves nothing to train on: make both smaller"))
     if sections.tune.reduction_factor ** (sections.tune.rungs - 1) > sections.tune.trials:
         found.append(
-            Problem("tune.trials", f"is too small for {sections.tune.rungs} rungs that each keep 1 in {sections.tune.reduction_factor}")
+            Problem(
+                "tune.trials",
+                f"is too small for {sections.tune.rungs} rungs that each keep 1 in {sections.tune.reduction_factor}",
+            )
         )
     return found
 
 
-def load(path: Path, keys: tuple[str, ...]) -> SimpleNamespace:
-    """The sections (``train``) and single keys (``base.seed``) of ``keys`` from a params file that is valid as a whole."""
+def read_text(path: Path) -> str:
+    """A UTF-8 file's text, or the error that says what to do."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputMissingError(f"{path} does not exist: run in the project's folder, or restore it with `git checkout`") from None
+        raise InputMissingError(
+            f"{path} does not exist: run in the project's folder, or restore it with `git checkout`"
+        ) from None
     except UnicodeDecodeError as error:
         raise BadConfigError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
-    everything = check(text, path.name)
+
+
+def load_section(path: Path, section: type, name: str) -> Any:
+    """A YAML file that is one section (a cluster profile), or BadConfigError with every problem."""
+    node, document = _document(read_text(path), path.name)
+    value, problems = parse(section, document, name)
+    _refuse([Problem(p.key.removeprefix(f"{name}."), p.message) for p in problems], node, path.name)
+    return value
+
+
+def edited(text: str, values: dict[str, Any]) -> str:
+    """``text`` with the scalars of dotted keys replaced where they stand; comments and order stay."""
+    spans: dict[str, tuple[int, int]] = {}
+
+    def walk(node: yaml.Node | None, prefix: str = "") -> None:
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            spans[f"{prefix}{key.value}"] = value.start_mark.index, value.end_mark.index
+            walk(value, f"{prefix}{key.value}.")
+
+    walk(yaml.compose(text, Loader=yaml.SafeLoader))
+    for key in sorted(values, key=lambda k: spans[k], reverse=True):
+        start, stop = spans[key]
+        scalar = yaml.safe_dump(values[key], width=10**6, allow_unicode=True).removesuffix("\n").removesuffix("\n...")
+        text = text[:start] + scalar + text[stop:]
+    return text
+
+
+def load(path: Path, keys: tuple[str, ...]) -> SimpleNamespace:
+    """The sections (``train``) and single keys (``base.seed``) of ``keys`` from a params file that is valid as a whole."""
+    everything = check(read_text(path), path.name)
     wanted = SimpleNamespace()
     for key in keys:
         section, _, name = key.partition(".")

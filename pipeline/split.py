@@ -7,7 +7,15 @@ from pathlib import PurePosixPath
 import pandas as pd
 
 SPLITS = ("train", "val", "test")
-OFFICIAL = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "valid": "val", "validation": "val"}
+OFFICIAL = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+}
 
 
 def common_root(paths: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -12,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
 
@@ -19,10 +21,11 @@ from pipeline import params
 from pipeline.console import set_up_logging
 from pipeline.errors import PipelineError, TemporaryError
 from pipeline.paths import Paths
-from vae.files import DamagedError
+from vae.files import DamagedError, canonical_json, write_text
 
 log = logging.getLogger("pipeline.stage")
 PR_SET_PDEATHSIG = 1
+FAILURE_FILE = "failure.json"
 EXIT_BAD_DATA, EXIT_SOFTWARE, EXIT_CANNOT_WRITE, EXIT_INTERRUPTED, EXIT_TERMINATED = 65, 70, 73, 130, 143
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
@@ -72,8 +75,8 @@ def explain(error: BaseException) -> tuple[str, int]:
     return f"{type(error).__name__}: {text} (run with --debug for the traceback)", EXIT_SOFTWARE
 
 
-def guarded(name: str, work: Callable[[], None], debug: bool) -> int:
-    """Run ``work``; any failure becomes its line on standard error and its exit code."""
+def guarded(name: str, work: Callable[[], None], debug: bool, record: Path | None = None) -> int:
+    """Run ``work``; any failure becomes its line on standard error and its exit code (and, as JSON, the file ``record``)."""
     try:
         work()
     except BaseException as error:
@@ -84,6 +87,9 @@ def guarded(name: str, work: Callable[[], None], debug: bool) -> int:
         message, code = explain(error)
         for line in message.splitlines():
             print(f"{name}: error: {line}", file=sys.stderr)
+        if record is not None:  # DVC has an exit code of its own: whoever called it finds the stage's here
+            with contextlib.suppress(OSError):
+                write_text(record, canonical_json({"stage": name, "message": message, "exit_code": code}))
         return code
     return 0
 
@@ -106,4 +112,4 @@ def main(name: str, keys: tuple[str, ...], function: StageFunction, description:
         del held
         log.info("done in %.1f s", time.monotonic() - started)
 
-    sys.exit(guarded(name, work, debug))
+    sys.exit(guarded(name, work, debug, paths.work / FAILURE_FILE))

@@ -78,7 +78,9 @@ class Extractor(nn.Module):
         """Standardised features (N, F) of uint8 images."""
         images = torch.as_tensor(images_NHWC)
         device = self.mean_F.device
-        parts = [(self._raw(to_model_range(chunk.to(device))) - self.mean_F) / self.std_F for chunk in images.split(FEATURE_BATCH)]
+        parts = [
+            (self._raw(to_model_range(chunk.to(device))) - self.mean_F) / self.std_F for chunk in images.split(FEATURE_BATCH)
+        ]
         return torch.cat(parts)
 
 

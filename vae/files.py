@@ -29,6 +29,11 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def fsync_path(path: Path) -> None:
     """Make a file's bytes, or a directory's entries, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

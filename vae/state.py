@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -24,9 +24,15 @@ PREFIX = "step-"
 
 @dataclass
 class Progress:
-    """What a run knows beside its tensors: the optimizer steps done. All randomness follows from it."""
+    """What a run knows beside its tensors. All randomness follows from ``step``.
+
+    ``sums`` are the training terms since the last report, over all ranks; ``report`` is the report due at this very step, so
+    that a crash between the checkpoint and the report loses nothing.
+    """
 
     step: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    report: dict[str, float] | None = None
 
 
 def save_checkpoint(
@@ -38,7 +44,7 @@ def save_checkpoint(
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, directory / "model.safetensors")
         save_file({k: v.contiguous() for k, v in ema.shadow.items()}, directory / "ema.safetensors")
         torch.save(optimizer.state_dict(), directory / "optimizer.pt")
-        write_text(directory / "state.json", canonical_json({"step": progress.step}))
+        write_text(directory / "state.json", canonical_json(asdict(progress)))
         write_manifest(directory, step=progress.step)
     for old in sorted(root.glob(f"{PREFIX}*"))[:-keep]:
         shutil.rmtree(old)

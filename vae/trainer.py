@@ -24,9 +24,9 @@ from vae.models import build
 from vae.noise import step_noise
 from vae.optim import Ema, build_optimizer, learning_rate
 from vae.state import Progress, load_checkpoint, newest_checkpoint, save_checkpoint
+from vae.validation import Metrics, bound
 
 log = logging.getLogger(__name__)
-VALIDATION_SEED_OFFSET = 1_000_003  # validation draws its noise from another seed than training
 STOP_POLL_STEPS = 8  # steps between two agreements of all ranks on whether to stop
 
 
@@ -46,33 +46,43 @@ class Fitted:
     step: int
 
 
-Metrics = dict[str, float]
+class _Clock:
+    """Images per second of training alone: validation, checkpoints and reports stop the clock."""
+
+    def __init__(self) -> None:
+        self._images, self._seconds = 0, 0.0
+        self._since: float | None = time.perf_counter()
+
+    def add_images(self, count: int) -> None:
+        self._images += count
+
+    def pause(self) -> None:
+        if self._since is not None:
+            self._seconds += time.perf_counter() - self._since
+            self._since = None
+
+    def resume(self) -> None:
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def images_per_second(self) -> float:
+        """Since the last call, over all ranks."""
+        speed = self._images / max(self._seconds, 1e-9)
+        self._images, self._seconds = 0, 0.0
+        return speed
 
 
-@torch.no_grad()
-def validate(model: nn.Module, images: ImageShards, config: FitConfig) -> Metrics:
-    """The beta = 1 bound of ``images`` in nats per image, reduced as sums and counts over all ranks.
-
-    One posterior sample per image, its noise a function of (seed, position): the same images and weights give the same value.
-    """
-    device = next(model.parameters()).device
-    batch, sums = config.global_batch_size, torch.zeros(3, dtype=torch.float64)
-    for chunk in range(rank(), math.ceil(len(images) / batch), world_size()):
-        x_NCHW = to_model_range(torch.from_numpy(images.slice(chunk * batch, (chunk + 1) * batch)).to(device))
-        noise_ND = step_noise(config.seed + VALIDATION_SEED_OFFSET, chunk, (len(x_NCHW), model.latent_dim), device)
-        terms = model(x_NCHW, noise_ND)
-        distortion, rate = terms.distortion_N.double().sum(), terms.rate_ND.double().sum()
-        sums += torch.stack([distortion, rate, torch.tensor(float(len(x_NCHW)), device=device)]).cpu()
-    distortion, rate, count = _reduced(sums, device).tolist()
+def _training_metrics(sums: list[float], step: int, config: FitConfig) -> Metrics:
+    distortion, rate, count = sums
+    images = step * config.global_batch_size
     return {
-        "val_elbo_nats": -(distortion + rate) / count,
-        "val_distortion_nats": distortion / count,
-        "val_rate_nats": rate / count,
+        "step": step,
+        "images": images,
+        "elbo_nats": -(distortion + rate) / count,
+        "distortion_nats": distortion / count,
+        "rate_nats": rate / count,
+        "learning_rate": learning_rate(images - config.global_batch_size, config),
     }
-
-
-def _reduced(sums: Tensor, device: torch.device) -> Tensor:
-    return all_reduce_sum(sums.to(device)).cpu()
 
 
 def _agreed(flag: bool, device: torch.device) -> bool:
@@ -119,14 +129,15 @@ def fit(
     if checkpoints is not None and (newest := newest_checkpoint(checkpoints)) is not None:
         progress = load_checkpoint(newest, model, ema, optimizer)
         log.info("resumed at step %d of %d from %s", progress.step, config.total_steps, newest)
+        averaged.load_state_dict(ema.shadow)
+        if progress.report is not None:  # due when the run ended; whoever has it already knows it by its step
+            on_report(progress.report, averaged)
     parallel = wrap(model)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
     validate_every, checkpoint_every = (config.steps(n) for n in (config.validate_every_images, config.checkpoint_every_images))
-    sums, busy_seconds, since = torch.zeros(3, dtype=torch.float64, device=device), 0.0, time.perf_counter()
-
-    def checkpoint() -> None:
-        if checkpoints is not None and rank() == 0:
-            save_checkpoint(checkpoints, progress, model, ema, optimizer)
+    # Distortion, rate and count of this rank since the last report; what earlier runs saw is carried by rank 0.
+    sums = torch.tensor(progress.sums if rank() == 0 else [0.0] * 3, dtype=torch.float64, device=device)
+    clock = _Clock()
 
     while progress.step < config.total_steps:
         step, rows = progress.step, own_rows(config.global_batch_size)
@@ -151,33 +162,30 @@ def fit(
         optimizer.step()
         ema.update(model, step)
         progress.step += 1
+        progress.report = None
         sums += torch.stack([distortion.detach(), rate.detach(), torch.ones((), device=device)]).double()
+        clock.add_images(config.global_batch_size)
 
         last = progress.step == config.total_steps
+        polled = progress.step % STOP_POLL_STEPS == 0 and not last
+        stopping = polled and _agreed(should_stop(), device)
         if progress.step % validate_every == 0 or last:
-            busy_seconds += time.perf_counter() - since
-            total = _reduced(sums, device)
+            clock.pause()
             averaged.load_state_dict(ema.shadow)
-            images_seen = progress.step * config.global_batch_size
-            metrics = {
-                "step": progress.step,
-                "images": images_seen,
-                "elbo_nats": -float(total[0] + total[1]) / float(total[2]),
-                "distortion_nats": float(total[0] / total[2]),
-                "rate_nats": float(total[1] / total[2]),
-                "learning_rate": learning_rate(images_seen - config.global_batch_size, config),
-                "images_per_second": float(total[2]) * config.global_batch_size / world_size() / busy_seconds,
-                **validate(averaged, val, config),
+            progress.report = {
+                **_training_metrics(all_reduce_sum(sums).tolist(), progress.step, config),
+                "images_per_second": clock.images_per_second(),
+                **{f"val_{k}": v for k, v in bound(averaged, val, config.global_batch_size, config.seed).items()},
             }
-            on_report(metrics, averaged)
             sums.zero_()
-            busy_seconds, since = 0.0, time.perf_counter()
-        polled = progress.step % STOP_POLL_STEPS == 0
-        stopping = polled and not last and _agreed(should_stop(), device)
-        if stopping or last or progress.step % checkpoint_every == 0:
-            busy_seconds += time.perf_counter() - since
-            checkpoint()
-            since = time.perf_counter()
+        if checkpoints is not None and (stopping or last or progress.step % checkpoint_every == 0):
+            clock.pause()
+            progress.sums = all_reduce_sum(sums).tolist()
+            if rank() == 0:
+                save_checkpoint(checkpoints, progress, model, ema, optimizer)
+        if progress.report is not None:
+            on_report(progress.report, averaged)
+        clock.resume()
         if stopping:
             raise StoppedError(f"stopped after step {progress.step} of {config.total_steps}")
     averaged.load_state_dict(ema.shadow)

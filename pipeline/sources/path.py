@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from pipeline.errors import BadDataError, InputMissingError
 from pipeline.paths import RAW_ARCHIVE
 from pipeline.sources.sprites import ZIP_EPOCH
 
+ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeError, EOFError, zlib.error)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
@@ -48,7 +50,7 @@ def _pack(streams: Iterator[tuple[str, IO[bytes]]], total: int | None, target: P
     return count
 
 
-def _folder_files(root: Path) -> list[Path]:
+def files_of(root: Path) -> list[Path]:
     """Regular files below ``root`` in byte order of their names; links, sockets and devices are left alone."""
     return sorted(p for p in root.rglob("*") if p.is_file() and not p.is_symlink())
 
@@ -70,7 +72,7 @@ def pack(values: SimpleNamespace, destination: Path) -> dict:
         raise InputMissingError(f"{origin} does not exist: download.path names a folder, .zip, .tar or .tar.gz of images")
     name = origin.name.lower()
     if origin.is_dir():
-        files = _folder_files(origin)
+        files = files_of(origin)
         named = ((_text(file.relative_to(origin).as_posix()), file.open("rb")) for file in files)
         count = _pack(named, len(files), target)
     elif name.endswith(".zip"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from vae.config import ModelConfig
 from vae.likelihood import LIKELIHOODS
 from vae.models.conv import ConvVAE
@@ -11,10 +13,11 @@ MODELS = {"conv": ConvVAE}
 
 def problem(config: ModelConfig) -> str | None:
     """Why no model can be built from this configuration (with the remedy), or None."""
-    if config.name not in MODELS:
-        return f"unknown model {config.name!r}: known are {', '.join(MODELS)}"
-    if config.likelihood not in LIKELIHOODS:
-        return f"unknown likelihood {config.likelihood!r}: known are {', '.join(LIKELIHOODS)}"
+    for kind, name, known in (("model", config.name, MODELS), ("likelihood", config.likelihood, LIKELIHOODS)):
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+            return f"unknown {kind} {name!r}: {hint}"
     return LIKELIHOODS[config.likelihood].problem(config.image_shape) or MODELS[config.name].problem(config)
 
 

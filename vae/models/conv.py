@@ -7,6 +7,7 @@ what makes it fast on a processor. GroupNorm, never BatchNorm: nothing depends o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -55,14 +56,14 @@ class ConvVAE(nn.Module):
         flat = self.bottom[0] * self.bottom[1] * self.bottom[2]
 
         down: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(4 * channels, widths[0], 3, padding=1)]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             down += [_norm(before), nn.SiLU(), nn.Conv2d(before, after, 4, stride=2, padding=1)]
         self.encoder = nn.Sequential(
             *down, _Residual(widths[-1]), _norm(widths[-1]), nn.SiLU(), nn.Flatten(),
             nn.Linear(flat, config.hidden_units), nn.SiLU(), nn.Linear(config.hidden_units, 2 * config.latent_dim),
         )  # fmt: skip
         up: list[nn.Module] = [_Residual(widths[-1])]
-        for before, after in zip(widths[::-1], widths[-2::-1], strict=False):
+        for before, after in pairwise(widths[::-1]):
             up += [_norm(before), nn.SiLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
         self.expand = nn.Sequential(
             nn.Linear(config.latent_dim, config.hidden_units), nn.SiLU(), nn.Linear(config.hidden_units, flat)

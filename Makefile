@@ -1,0 +1,43 @@
+# `make help` lists the targets. Everything is set up by itself, in .venv, with the versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+IMAGES ?=
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-all lint fmt ui clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: set PYTHON=python3.x" >&2; exit 69; }
+	@$(PYTHON) -m venv $(VENV) || { echo "the venv module is missing: apt install python3-venv" >&2; exit 69; }
+	@echo "installing the pinned dependencies into $(VENV) (two to five minutes, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(READY) ## the virtual environment with pinned dependencies
+
+run: $(READY) ## the whole pipeline; IMAGES=folder-or-archive for your own images
+	@python -m pipeline.run $(if $(IMAGES),--images '$(IMAGES)')
+
+test: $(READY) ## the tests that take minutes
+	@python -m pytest -q -m "not slow"
+
+test-all: $(READY) ## all tests
+	@python -m pytest -q
+
+lint: $(READY) ## format, style, types, direction of imports
+	@ruff format --check . && ruff check . && lint-imports && pyright
+
+fmt: $(READY) ## format and mend what can be mended
+	@ruff format . && ruff check --fix .
+
+ui: $(READY) ## MLflow on http://127.0.0.1:5000
+	@python -m pipeline.ui
+
+clean: ## remove everything that was produced but the environment
+	@rm -rf .work data/raw data/processed data/augmented models reports mlflow.db mlartifacts .dvc/cache .dvc/tmp

@@ -1,0 +1,100 @@
+"""The one place that starts or joins Ray, and the cluster profile: hardware, which is no hyperparameter and in no DVC stage.
+
+The profile is ``infra/ray/laptop.yaml`` or the file named by ``VAELINE_CLUSTER``; ``RAY_ADDRESS`` overrides its address.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pipeline import params
+from pipeline.errors import BadConfigError, UnavailableError
+from pipeline.paths import Paths
+from vae.config import field
+
+PROFILE_VARIABLE, ADDRESS_VARIABLE = "VAELINE_CLUSTER", "RAY_ADDRESS"
+DEFAULT_PROFILE = "infra/ray/laptop.yaml"
+# Quiet, quick to notice a dead worker, no usage reports; all read by Ray when it starts.
+ENVIRONMENT = {
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+log = logging.getLogger("pipeline.cluster")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What training may use: one process per worker, ``threads_per_worker`` threads in each."""
+
+    address: str  # local: start Ray here and end it afterwards; auto or host:port: join
+    workers: int = field(low=1, high=4096)
+    cpus_per_worker: int = field(low=1, high=1024)
+    gpus_per_worker: int = field(low=0, high=16)
+    threads_per_worker: int = field(low=1, high=1024)
+
+
+def load_profile(paths: Paths) -> Profile:
+    """The profile in force, or BadConfigError with every problem of its file."""
+    path = paths.root / os.environ.get(PROFILE_VARIABLE, DEFAULT_PROFILE)
+    profile = params.load_section(path, Profile, "cluster")
+    if address := os.environ.get(ADDRESS_VARIABLE):
+        profile = Profile(**(vars(profile) | {"address": address}))
+    return profile
+
+
+def _need(profile: Profile, available: dict[str, float], workers: int) -> None:
+    for name, each in (("CPU", profile.cpus_per_worker), ("GPU", profile.gpus_per_worker)):
+        wanted, there = workers * each, available.get(name, 0)
+        if wanted > there:
+            raise BadConfigError(
+                f"{workers} workers of {each} {name} each need {wanted} {name}, the Ray cluster has {there:g}: "
+                f"lower `workers` in the cluster profile ({os.environ.get(PROFILE_VARIABLE, DEFAULT_PROFILE)}) or use a larger cluster"
+            )
+
+
+@contextmanager
+def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
+    """Ray, started or joined, with room for ``workers``; left (and ended, if it was started here) at the end."""
+    if profile.address == "local":
+        _need(profile, {"CPU": os.cpu_count() or 1, "GPU": _gpus()}, workers)
+    # Workers are fresh processes in Ray's own folder: they find the code through PYTHONPATH.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(paths.root), os.environ.get("PYTHONPATH")]))
+    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    os.environ.pop(ADDRESS_VARIABLE, None)  # so that the address below is the only one there is
+    before = os.umask(0o077)  # Ray writes its token where others could read it
+    import ray
+
+    try:
+        ray.init(address=profile.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UnavailableError(
+            f"no Ray cluster at {profile.address} ({reason}): check RAY_ADDRESS, or unset it to run on this machine"
+        ) from None
+    finally:
+        os.umask(before)
+    try:
+        _need(profile, ray.cluster_resources(), workers)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

@@ -1,0 +1,169 @@
+"""Stage evaluate: judges models/vae on the test split, which neither tune nor train has seen.
+
+In: data/processed, models/vae, models/extractor, reports/train/run.json. Out: reports/evaluate/{metrics.json, protocol.json,
+latents.csv, samples.png, reconstructions.png, interpolations.png, traversals.png, latents.png}.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pipeline import stage
+from pipeline.paths import INDEX, METRICS, RUN, Paths
+from pipeline.plots import draw_rates
+from pipeline.tracking import Tracker
+from vae.artefact import Generator, load_artefact
+from vae.data import ImageShards
+from vae.extractor import Extractor, load_extractor
+from vae.files import MANIFEST, canonical_json, read_json, read_manifest, replaced_directory, sha256_file, write_text
+from vae.images import grid, save_png, to_model_range
+from vae.metrics.bounds import bits_per_dim, importance_weighted_nll
+from vae.metrics.frechet import TooFewSamplesError, frechet_distance, moments
+from vae.metrics.terms import active_units, mutual_information_gap, psnr_db
+from vae.validation import bound
+
+PARAMS = ("base.seed", "evaluate")
+THREADS = 2  # fixed: the number of threads changes the last bits of the result
+BATCH = 256
+GRID_SAMPLES, GRID_PAIRS, GRID_STEPS = 64, 8, 9
+TRAVERSAL_SPAN = 2.0  # standard deviations of the prior to either side
+log = logging.getLogger("pipeline.evaluate")
+
+
+def fcd(generator: Generator, network: Extractor, images: ImageShards, samples: int, seed: int) -> float:
+    """Fréchet classifier distance of ``samples`` generated images to all of ``images``; TooFewSamplesError below the minimum."""
+    real = moments(network.features(images.slice(0, len(images))))
+    return frechet_distance(real, moments(network.features(generator.sample(samples, seed))))
+
+
+def _fcd_scores(values: SimpleNamespace, generator: Generator, network: Extractor, paths: Paths) -> dict[str, float | None]:
+    """FCD with its floor: what real training images score against the same test images."""
+    test, train = ImageShards(paths.processed / "test"), ImageShards(paths.processed / "train")
+    samples = values.evaluate.samples
+    try:
+        floor = frechet_distance(
+            moments(network.features(test.slice(0, len(test)))), moments(network.features(train.slice(0, samples)))
+        )
+        return {"fcd": fcd(generator, network, test, samples, values.base.seed), "fcd_real_floor": floor}
+    except TooFewSamplesError as error:
+        log.warning("no FCD: %s", error)
+        return {"fcd": None, "fcd_real_floor": None}
+
+
+def _likelihood(values: SimpleNamespace, generator: Generator, test: ImageShards) -> dict[str, float]:
+    section, seed = values.evaluate, values.base.seed
+    terms = bound(generator.model, test, BATCH, seed)
+    some = to_model_range(torch.from_numpy(test.slice(0, section.importance_images)))
+    nll_N = importance_weighted_nll(generator.model, some, section.importance_samples, seed)
+    nll = float(nll_N.mean())
+    return {
+        **terms,
+        "nll_nats": nll,
+        "nll_standard_error_nats": float(nll_N.std() / len(nll_N) ** 0.5) if len(nll_N) > 1 else 0.0,
+        "bits_per_dim": bits_per_dim(nll, test.image_shape),
+    }
+
+
+def _latent_scores(generator: Generator, test: ImageShards, index: pd.DataFrame) -> dict[str, float]:
+    images = test.slice(0, len(test))
+    mean_ND, _ = generator.encode(images)
+    scores = {
+        "psnr_db": psnr_db(torch.from_numpy(images), torch.from_numpy(generator.decode(mean_ND))),
+        "active_units": active_units(mean_ND),
+        "latent_dim": generator.config.latent_dim,
+    }
+    factors = [column for column in index if column.startswith("factor_")]
+    known = index.loc[index["split"] == "test", factors]
+    if factors and known.notna().all(axis=None):
+        scores["mig"] = mutual_information_gap(mean_ND.numpy(), known.to_numpy(np.float64))
+    return scores
+
+
+def _between(a_D: torch.Tensor, b_D: torch.Tensor, steps: int) -> torch.Tensor:
+    """Points from a to b along the great circle, lengths interpolated: stays where the prior has its mass (White 2016)."""
+    angle = torch.acos(torch.clamp(torch.dot(a_D, b_D) / (a_D.norm() * b_D.norm() + 1e-12), -1, 1))
+    t = torch.linspace(0, 1, steps)[:, None]
+    if angle < 1e-4:
+        return a_D + t * (b_D - a_D)
+    return (torch.sin((1 - t) * angle) * a_D + torch.sin(t * angle) * b_D) / torch.sin(angle)
+
+
+def _pictures(values: SimpleNamespace, generator: Generator, test: ImageShards, directory: Path) -> None:
+    """Samples; originals over their reconstructions; interpolations between test images; traversals of the busiest latents."""
+    seed = values.base.seed
+    save_png(grid(generator.sample(GRID_SAMPLES, seed), columns=16), directory / "samples.png")
+    rows = np.linspace(0, len(test) - 1, min(32, len(test))).astype(np.int64)
+    originals = test.gather(rows)
+    copies = generator.reconstruct(originals)
+    pairs = [part[i : i + 16] for i in range(0, len(originals), 16) for part in (originals, copies)]
+    save_png(grid(np.concatenate(pairs), columns=16), directory / "reconstructions.png")
+    mean_ND, _ = generator.encode(originals[: 2 * GRID_PAIRS])
+    paths = [_between(mean_ND[i], mean_ND[i + 1], GRID_STEPS) for i in range(0, len(mean_ND) - 1, 2)]
+    save_png(grid(generator.decode(torch.cat(paths)), columns=GRID_STEPS), directory / "interpolations.png")
+    rates_D = generator.rate_per_dim(test.slice(0, 2000))
+    busiest = torch.argsort(rates_D, descending=True)
+    start_D = mean_ND[0]
+    moved = start_D.repeat(len(busiest) * GRID_STEPS, 1)
+    span = torch.linspace(-TRAVERSAL_SPAN, TRAVERSAL_SPAN, GRID_STEPS)
+    for row, dimension in enumerate(busiest):
+        moved[row * GRID_STEPS : (row + 1) * GRID_STEPS, dimension] = span
+    save_png(grid(generator.decode(moved), columns=GRID_STEPS), directory / "traversals.png")
+    draw_rates(rates_D.tolist(), directory / "latents.png")
+    table = pd.DataFrame({"dimension": range(len(rates_D)), "rate_nats": rates_D.numpy()})
+    table.to_csv(directory / "latents.csv", index=False)
+
+
+def protocol(values: SimpleNamespace, generator: Generator, extractor_hash: str, paths: Paths) -> dict[str, Any]:
+    """How the scores came about; scores of different protocols are not compared."""
+    return {
+        "split": "test",
+        "data_manifest_sha256": sha256_file(paths.processed / MANIFEST),
+        "fcd_extractor_sha256": extractor_hash,
+        "fcd_generated_images": values.evaluate.samples,
+        "fcd_reference": "all test images",
+        "quantisation": "uint8",
+        "prior": generator.prior.name,
+        "importance_samples": values.evaluate.importance_samples,
+        "importance_images": values.evaluate.importance_images,
+        "seed": values.base.seed,
+    }
+
+
+def evaluate(values: SimpleNamespace, paths: Paths) -> None:
+    """Score, draw, write the report and add it to the training's MLflow run."""
+    torch.set_num_threads(THREADS)
+    read_manifest(paths.processed)
+    generator = load_artefact(paths.model)
+    network, extractor_hash = load_extractor(paths.extractor)
+    test = ImageShards(paths.processed / "test")
+    index = pd.read_parquet(paths.processed / INDEX)
+    metrics: dict[str, float | None] = {}
+    log.info("likelihood of %d test images", len(test))
+    metrics |= _likelihood(values, generator, test)
+    metrics |= _latent_scores(generator, test, index)
+    log.info("FCD of %d samples", values.evaluate.samples)
+    metrics |= _fcd_scores(values, generator, network, paths)
+    tracker = Tracker(paths)
+    run_id = read_json(paths.train_report / RUN)["run_id"]
+    with replaced_directory(paths.evaluate_report) as report:
+        _pictures(values, generator, test, report)
+        write_text(report / METRICS, canonical_json(metrics))
+        write_text(report / "protocol.json", canonical_json(protocol(values, generator, extractor_hash, paths)))
+        if tracker.exists(run_id):
+            tracker.metrics(run_id, {f"test_{name}": value for name, value in metrics.items() if value is not None})
+            tracker.artifacts(run_id, report, "evaluate")
+        else:
+            log.warning("the training's run %s is not in %s: metrics are in %s only", run_id, tracker.uri, report)
+    shown = ("elbo_nats", "nll_nats", "bits_per_dim", "fcd", "psnr_db", "active_units")
+    log.info("%s", ", ".join(f"{k} {metrics[k]:.4g}" for k in shown if metrics[k] is not None))
+
+
+if __name__ == "__main__":
+    stage.main("evaluate", PARAMS, evaluate, __doc__)

@@ -1,0 +1,148 @@
+"""Runs a job as a group of Ray Train workers (DistributedDataParallel) while this process shows and forwards its reports."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from pipeline.cluster import Profile
+from pipeline.errors import TrainingFailedError
+from pipeline.job import STOP_FILE, Job, execute, failure
+from pipeline.spool import SpoolReader
+from vae.distributed import rank
+
+POLL_SECONDS = 0.2
+log = logging.getLogger("pipeline.group")
+
+
+def _worker(config: dict[str, Any]) -> dict[str, str]:
+    """One rank: fit, then rank 0 leaves the averaged weights. What it returns is rank 0's word on how it ended."""
+    import ray.train
+
+    job = Job.from_dict(config["job"])
+    try:
+        fitted = execute(job, after_report=lambda record: ray.train.report({"step": record["step"]}))
+    except Exception as error:
+        return failure(error)
+    if rank() == 0:
+        beside = job.weights.with_suffix(".part")
+        save_file({k: v.contiguous().cpu() for k, v in fitted.model.state_dict().items()}, beside)
+        beside.replace(job.weights)
+    return {"outcome": "finished", "message": ""}
+
+
+@contextmanager
+def _graceful_stop(state: Path) -> Iterator[dict[str, int]]:
+    """The first Ctrl-C or SIGTERM asks all workers to finish their step and checkpoint; a second Ctrl-C ends at once."""
+    received: dict[str, int] = {}
+    if threading.current_thread() is not threading.main_thread():  # a trial's driver: the search handles signals
+        yield received
+        return
+
+    def ask(number: int, _frame: object) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received["signal"] = number
+        (state / STOP_FILE).touch()
+        log.warning("stopping after this step, with a checkpoint (Ctrl-C again: at once)")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def watched(work: Callable[[], Any], tick: Callable[[], None]) -> Any:
+    """What ``work`` returns or raises, run in a thread, while this thread calls ``tick`` and stays open to signals."""
+    ended: dict[str, Any] = {}
+
+    def drive() -> None:
+        try:
+            ended["result"] = work()
+        except BaseException as error:
+            ended["error"] = error
+
+    thread = threading.Thread(target=drive, name="ray", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        tick()
+        thread.join(POLL_SECONDS)
+    tick()
+    if "error" in ended:
+        raise ended["error"]
+    return ended["result"]
+
+
+def run_group(
+    job: Job, profile: Profile, workers: int, max_failures: int, on_record: Callable[[dict[str, float]], None]
+) -> dict[str, str]:
+    """Train ``job`` with ``workers`` ranks; ``on_record`` gets every report once, in this process.
+
+    Returns outcome ``finished`` or raises: TrainingFailedError with the first cause, KeyboardInterrupt or the stage's Terminated
+    after a checkpoint where it was asked to stop.
+    """
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    (job.state / STOP_FILE).unlink(missing_ok=True)
+    storage = job.state / "ray"  # Ray's own bookkeeping of this attempt; our checkpoints are the truth
+    shutil.rmtree(storage, ignore_errors=True)
+    resources = {"CPU": float(profile.cpus_per_worker)} | (
+        {"GPU": float(profile.gpus_per_worker)} if profile.gpus_per_worker else {}
+    )
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": job.to_dict()},
+        torch_config=TorchConfig(backend="nccl" if profile.gpus_per_worker else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=profile.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name="group",
+            storage_path=str(storage),
+            failure_config=ray.train.FailureConfig(max_failures=max_failures, controller_failure_limit=0),
+        ),
+    )
+    reader = SpoolReader(job.spool)
+
+    def forward() -> None:
+        for record in reader.new():
+            on_record(record)
+
+    try:
+        with _graceful_stop(job.state) as received:
+            outcome = watched(lambda: trainer.fit().return_value, forward)
+    except ray.train.TrainingFailedError as error:
+        raise TrainingFailedError(_first_cause(error)) from error
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+    if outcome["outcome"] == "stopped":
+        (job.state / STOP_FILE).unlink(missing_ok=True)
+        if received.get("signal") == signal.SIGTERM:
+            from pipeline.stage import Terminated
+
+            raise Terminated
+        raise KeyboardInterrupt
+    if outcome["outcome"] == "failed":
+        raise TrainingFailedError(outcome["message"])
+    return outcome
+
+
+def _first_cause(error: BaseException) -> str:
+    """The last line of the first failed worker's traceback, with its rank; the whole story is in Ray's logs."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for worker_rank, cause in sorted(failures.items()):
+        lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+        return f"worker {worker_rank} of the group: {lines[-1].strip()}" if lines else f"worker {worker_rank}: {cause!r}"
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1].strip() if lines else 'no message'}"

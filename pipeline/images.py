@@ -1,0 +1,124 @@
+"""Points params.yaml at one's own images: the source, and what a look at some of them suggests for size, mode and model name.
+
+This is a person's command, no stage: it writes params.yaml, in the open, where `git diff` shows what it chose.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import statistics
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from pipeline import params
+from pipeline.errors import BadDataError, InputMissingError
+from pipeline.paths import Paths
+from pipeline.sources.path import ARCHIVE_ERRORS, TAR_SUFFIXES, files_of
+from vae.files import write_text
+
+LOOKED_AT = 200  # files, evenly spread
+SIDES = (32, 64)  # offered to photographs: what two cores train in minutes
+SMALL = 48  # up to here a square set keeps its own size
+FEW_IMAGES = 3000  # below: too few validation images for the Fréchet distance, so the search ranks by the bound
+log = logging.getLogger("pipeline.images")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What some of the input's images are like."""
+
+    files: int
+    grey: bool
+    square_side: int | None  # the one size of all of them, where they are square and agree
+    short_side: int
+
+
+def _sampled(origin: Path) -> tuple[int, Iterator[bytes]]:
+    """The number of files, and the bytes of at most LOOKED_AT of them."""
+    name = origin.name.lower()
+    if origin.is_dir():
+        files = files_of(origin)
+        chosen = files[:: max(1, len(files) // LOOKED_AT)][:LOOKED_AT]
+        return len(files), (file.read_bytes() for file in chosen)
+    if name.endswith(".zip"):
+        archive = zipfile.ZipFile(origin)
+        names = [info.filename for info in archive.infolist() if not info.is_dir()]
+        return len(names), (archive.read(n) for n in names[:: max(1, len(names) // LOOKED_AT)][:LOOKED_AT])
+    if name.endswith(TAR_SUFFIXES):
+        with tarfile.open(origin) as tar:
+            count = sum(member.isreg() for member in tar)
+        opened = tarfile.open(origin)  # noqa: SIM115 - read lazily below
+        members = islice((m for m in opened if m.isreg()), 0, None, max(1, count // LOOKED_AT))
+        return count, (stream.read() for m in islice(members, LOOKED_AT) if (stream := opened.extractfile(m)))
+    raise BadDataError(f"{origin} is neither a folder nor a .zip, .tar or .tar.gz: pack the images or name their folder")
+
+
+def look(origin: Path) -> Look:
+    """Open some files and say what they are like; InputMissingError or BadDataError where there is no image among them."""
+    if not origin.exists():
+        raise InputMissingError(f"{origin} does not exist: IMAGES names a folder, .zip, .tar or .tar.gz of images")
+    sizes, grey = [], True
+    try:
+        count, contents = _sampled(origin)
+        if not count:
+            raise InputMissingError(f"{origin} holds no files: put images into it, or name another folder or archive")
+        for data in contents:
+            try:
+                with Image.open(BytesIO(data)) as picture:
+                    sizes.append(picture.size)
+                    grey = grey and picture.mode in ("1", "L", "LA", "I", "I;16", "F")
+            except Exception:  # whatever a file is, preprocess will say so; here it is just no hint
+                log.debug("a file that is no image", exc_info=True)
+    except ARCHIVE_ERRORS as error:
+        raise BadDataError(f"{origin} cannot be read ({error}): make the archive anew, or name a folder") from None
+    if not sizes:
+        raise BadDataError(
+            f"no image found among {count} files of {origin}: name a folder or archive of PNG, JPEG, WebP, ... files"
+        )
+    width, height = sizes[0]
+    one_square = width == height and all(size == sizes[0] for size in sizes)
+    return Look(count, grey, width if one_square else None, int(statistics.median(min(size) for size in sizes)))
+
+
+def suggest(origin: Path, seen: Look, strides: int) -> dict[str, Any]:
+    """Values of params.yaml for such images; ``strides`` is what the picture's side must divide by."""
+    size = SIDES[0] if seen.short_side < SIDES[1] else SIDES[1]
+    if seen.square_side and seen.square_side <= SMALL and seen.square_side % strides == 0:
+        size = seen.square_side
+    stem = origin.resolve().name.lower()
+    for suffix in (".zip", *TAR_SUFFIXES):
+        stem = stem.removesuffix(suffix)
+    values: dict[str, Any] = {
+        "download.source": "path",
+        "download.path": str(origin),
+        "base.image_size": size,
+        "base.mode": "L" if seen.grey else "RGB",
+        "augment.copies": 0,  # mirrored digits or text would be other images; whoever knows the data switches it on
+        "register.name": re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-") or "images",
+    }
+    if seen.files < FEW_IMAGES:
+        values["tune.score"] = "elbo_nats"
+    return values
+
+
+def use(origin: str, paths: Paths) -> dict[str, Any]:
+    """Write the suggestions for ``origin`` into params.yaml, unless it is the source already; returns what was written."""
+    expanded = Path(origin).expanduser()
+    text = params.read_text(paths.params)
+    current = params.check(text, paths.params.name)
+    if current.download.source == "path" and current.download.path == str(expanded):
+        return {}
+    values = suggest(expanded, look(expanded), 2 ** len(current.fit.widths))
+    changed = params.edited(text, values)
+    params.check(changed, paths.params.name)
+    write_text(paths.params, changed)
+    return values

@@ -1,0 +1,142 @@
+"""One training as plain data, and its execution in a process: the same for train's worker group and for a trial of tune.
+
+A job names files by absolute paths, because Ray's workers run in a folder of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+import vae
+from pipeline.spool import SpoolWriter
+from vae.artefact import WEIGHTS
+from vae.config import FitConfig, ModelConfig
+from vae.data import ImageShards
+from vae.distributed import rank
+from vae.extractor import load_extractor
+from vae.files import canonical_json, sha256_file
+from vae.images import to_uint8
+from vae.metrics.frechet import Moments, frechet_distance, moments
+from vae.trainer import Fitted, NonFiniteError, StoppedError, fit
+
+STOP_FILE = "stop"
+SCORE_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to fit, on what, where it keeps its state, and how many threads a process may use."""
+
+    model: ModelConfig
+    fit: FitConfig
+    train_directories: tuple[str, ...]
+    val_directory: str
+    state_directory: str  # checkpoints/, spool.jsonl, the final weights, stop
+    threads: int
+    score: dict[str, Any] | None = None  # FCD of every report: extractor, reference (paths), samples, seed
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Job:
+        return cls(**{**values, "model": ModelConfig(**values["model"]), "fit": FitConfig(**values["fit"])})
+
+    @property
+    def state(self) -> Path:
+        return Path(self.state_directory)
+
+    @property
+    def spool(self) -> Path:
+        return self.state / "spool.jsonl"
+
+    @property
+    def weights(self) -> Path:
+        return self.state / WEIGHTS
+
+
+def code_hash() -> str:
+    """sha256 over the sources of ``vae``: a checkpoint of other code is not resumed."""
+    root = Path(vae.__file__).parent
+    parts = [f"{path.relative_to(root)} {sha256_file(path)}" for path in sorted(root.rglob("*.py"))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def fingerprint(model: ModelConfig, config: FitConfig, data: dict[str, str], extra: dict[str, Any]) -> str:
+    """A short name for exactly this training: configuration, hashes of its data, code, and whatever else decides its result."""
+    described = {"model": asdict(model), "fit": asdict(config), "data": data, "code": code_hash(), "extra": extra}
+    return hashlib.sha256(canonical_json(described).encode()).hexdigest()[:16]
+
+
+def training_directories(processed: Path, augmented: Path) -> tuple[str, ...]:
+    """The folders of training shards: the originals, and the augmented copies where there are any."""
+    folders = [processed / "train", augmented / "train"]
+    return tuple(str(folder) for folder in folders if any(folder.glob("shard-*.npy")))
+
+
+def save_reference(path: Path, features_moments: Moments) -> None:
+    """Moments of real images, so that no trial computes them again."""
+    save_file(
+        {"mean_D": features_moments.mean_D, "cov_DD": features_moments.cov_DD, "count": torch.tensor(features_moments.count)},
+        path,
+    )
+
+
+class _Scorer:
+    """FCD of samples from N(0, I) against the reference: judges the model itself, before any density is fitted."""
+
+    def __init__(self, score: dict[str, Any], latent_dim: int) -> None:
+        self._extractor, _ = load_extractor(Path(score["extractor"]))
+        tensors = load_file(score["reference"])
+        self._reference = Moments(tensors["mean_D"], tensors["cov_DD"], int(tensors["count"]))
+        generator = torch.Generator().manual_seed(score["seed"])
+        self._z_ND = torch.randn(score["samples"], latent_dim, generator=generator)
+
+    @torch.no_grad()
+    def __call__(self, model: torch.nn.Module) -> dict[str, float]:
+        device = next(model.parameters()).device
+        features = [self._extractor.features(to_uint8(model.sample(z.to(device))).cpu()) for z in self._z_ND.split(SCORE_BATCH)]
+        return {"val_fcd": frechet_distance(self._reference, moments(torch.cat(features)))}
+
+
+def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda record: None) -> Fitted:
+    """Run the job in this process (one of a group, or alone); every report goes to the spool once, by rank 0.
+
+    ``after_report`` is called on every rank, equally often; on rank 0 it gets the report with its score.
+    """
+    torch.set_num_threads(job.threads)
+    writer = SpoolWriter(job.spool) if rank() == 0 else None
+    scorer = _Scorer(job.score, job.model.latent_dim) if writer and job.score else None
+
+    def on_report(metrics: dict[str, float], averaged: torch.nn.Module) -> None:
+        record = metrics
+        if writer is not None and metrics["step"] > writer.last_step:
+            record = {**metrics, **(scorer(averaged) if scorer else {})}
+            writer.append(record)
+        after_report(record)
+
+    return fit(
+        job.model,
+        job.fit,
+        ImageShards(*map(Path, job.train_directories)),
+        ImageShards(Path(job.val_directory)),
+        checkpoints=job.state / "checkpoints",
+        on_report=on_report,
+        should_stop=(job.state / STOP_FILE).exists,
+    )
+
+
+def failure(error: Exception) -> dict[str, str]:
+    """An expected end of a job as data, so that Ray does not restart what would only fail again; others are raised."""
+    if isinstance(error, StoppedError):
+        return {"outcome": "stopped", "message": str(error)}
+    if isinstance(error, NonFiniteError | ValueError):
+        return {"outcome": "failed", "message": str(error)}
+    raise error

@@ -1,0 +1,40 @@
+"""The registered model, as MLflow's models-from-code loads it: this file, safetensors and JSON, no pickle.
+
+``predict`` takes a table with columns ``n`` and ``seed`` and returns uint8 images (sum of n, H, W, C). It imports ``vae`` from
+the copy that lies in the artefact, so it works in a process that has neither this project, nor Ray, nor DVC.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+from mlflow.models import set_model
+
+MOST_IMAGES = 100_000  # of one request
+
+
+class VaePyfunc(mlflow.pyfunc.PythonModel):
+    """Draws images from a registered VAE."""
+
+    def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
+        """Load the artefact after checking its hashes."""
+        from vae.artefact import load_artefact
+
+        self.generator = load_artefact(Path(context.artifacts["model"]))
+
+    def predict(self, context: object, model_input: pd.DataFrame, params: dict | None = None) -> np.ndarray:
+        """For each row ``n`` images of ``seed``, at the temperature in ``params``."""
+        temperature = float((params or {}).get("temperature", 1.0))
+        if temperature < 0:
+            raise ValueError(f"temperature {temperature} is negative: use 0 (the mean) or more")
+        counts = [int(n) for n in model_input["n"]]
+        if min(counts, default=0) < 1 or sum(counts) > MOST_IMAGES:
+            raise ValueError(f"n must be at least 1 in every row and at most {MOST_IMAGES} in all, got {counts[:10]}")
+        seeds = [int(seed) for seed in model_input["seed"]]
+        return np.concatenate([self.generator.sample(n, seed, temperature) for n, seed in zip(counts, seeds, strict=True)])
+
+
+set_model(VaePyfunc())

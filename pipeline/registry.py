@@ -1,0 +1,89 @@
+"""The MLflow model registry, by aliases: add a version, read and set the champion, fetch its files."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import vae
+from pipeline.errors import UnavailableError
+from pipeline.tracking import Tracker
+
+CHAMPION = "champion"
+REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "mlflow")  # of a process that loads the model
+ARTEFACT = "model"
+
+
+class Registry:
+    """The versions of one registered model."""
+
+    def __init__(self, tracker: Tracker, name: str) -> None:
+        self._tracker, self.name = tracker, name
+
+    def champion(self) -> str | None:
+        """The version that holds the alias, or None."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(self._tracker.client.get_model_version_by_alias(self.name, CHAMPION).version)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise UnavailableError(f"the registry at {self._tracker.uri} does not answer: {error}") from None
+
+    def add(self, run_id: str, directory: Path, example_NHWC: np.ndarray, metrics: dict[str, float], tags: dict[str, str]) -> str:
+        """Log the artefact in ``directory`` to the run and register it; returns the new version."""
+        import mlflow
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+        signature = ModelSignature(
+            inputs=Schema([ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed")]),
+            outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *example_NHWC.shape[1:]))]),
+            params=ParamSchema([ParamSpec("temperature", DataType.double, 1.0)]),
+        )
+        with mlflow.start_run(run_id=run_id):
+            info = mlflow.pyfunc.log_model(
+                name=self.name,
+                python_model=str(Path(__file__).with_name("pyfunc.py")),
+                artifacts={ARTEFACT: str(directory)},
+                code_paths=[str(Path(vae.__file__).parent)],
+                signature=signature,
+                input_example=pd.DataFrame({"n": [4], "seed": [0]}),
+                pip_requirements=[f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in REQUIREMENTS],
+                registered_model_name=self.name,
+                await_registration_for=60,
+            )
+        self._tracker.client.set_terminated(run_id)
+        mlflow.log_metrics(metrics, model_id=info.model_id, run_id=run_id)
+        version = str(info.registered_model_version)
+        self.tag(version, tags)
+        return version
+
+    def tag(self, version: str, tags: dict[str, Any]) -> None:
+        """Set tags of a version."""
+        for key, value in tags.items():
+            self._tracker.client.set_model_version_tag(self.name, version, key, str(value))
+
+    def promote(self, version: str) -> None:
+        """Give the alias to ``version``."""
+        self._tracker.client.set_registered_model_alias(self.name, CHAMPION, version)
+
+    def fetch(self, version: str, destination: Path) -> Path:
+        """The artefact of a version, copied below ``destination``."""
+        import mlflow
+
+        shutil.rmtree(destination, ignore_errors=True)
+        destination.mkdir(parents=True)
+        root = mlflow.artifacts.download_artifacts(f"models:/{self.name}/{version}", dst_path=str(destination))
+        found = next(Path(root).rglob("config.json"), None)
+        if found is None:
+            raise UnavailableError(
+                f"models:/{self.name}/{version} holds no model of this project: register it under another name"
+            )
+        return found.parent

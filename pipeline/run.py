@@ -1,0 +1,96 @@
+"""The main job in one command: `dvc repro` with a check before it, the stage's own exit code after it, and where to look next.
+
+``python -m pipeline.run [--images PATH]``; `make run` calls it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pipeline import images, params
+from pipeline.cluster import load_profile
+from pipeline.console import set_up_logging
+from pipeline.paths import METRICS, Paths
+from pipeline.stage import FAILURE_FILE, guarded
+from pipeline.tracking import URI_VARIABLE
+from vae.files import read_json
+
+SHOWN = ("elbo_nats", "nll_nats", "bits_per_dim", "fcd", "fcd_real_floor", "psnr_db", "active_units", "mig")
+
+
+def _repro(paths: Paths) -> int:
+    """Run DVC in this process group; returns the failed stage's exit code, or DVC's own."""
+    failure = paths.work / FAILURE_FILE
+    failure.unlink(missing_ok=True)
+    environment = os.environ | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "DVC_SITE_CACHE_DIR": str(paths.work / "dvc"),  # its default place can be written by everybody
+    }
+    (paths.work / "dvc").mkdir(parents=True, exist_ok=True, mode=0o700)
+    process = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=paths.root, env=environment)
+    # The terminal sends Ctrl-C to the whole group: DVC and the stage end by themselves, this process waits for them.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    handler = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        code = process.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, handler)
+    if code and failure.exists():
+        told = json.loads(failure.read_text(encoding="utf-8"))
+        print(f"\nstage {told['stage']} failed: {told['message']}", file=sys.stderr)
+        return int(told["exit_code"])
+    return code
+
+
+def _closing(paths: Paths, seconds: float) -> str:
+    """Where to look next, from the files of the run."""
+    metrics, decision = read_json(paths.evaluate_report / METRICS), read_json(paths.register_report / "decision.json")
+    rows = "\n".join(f"    {name:<16} {metrics[name]:.4g}" for name in SHOWN if metrics.get(name) is not None)
+    store = os.environ.get(URI_VARIABLE) or "mlflow.db"
+    return f"""
+Done in {seconds:.0f} s: models:/{decision["name"]}@champion is version {decision["champion"]} ({decision["reason"]}).
+
+  samples       reports/evaluate/samples.png  (beside it: reconstructions, interpolations, traversals)
+  the search    reports/tune/trials.png
+  the metrics   dvc metrics show, or reports/evaluate/metrics.json:
+{rows}
+  MLflow        make ui  (store: {store})
+  your images   make run IMAGES=path/to/folder-or-archive
+"""
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.run", description=__doc__)
+    parser.add_argument("--images", default="", help="a folder, .zip, .tar or .tar.gz: writes it into params.yaml first")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    arguments = parser.parse_args()
+    paths, started, codes = Paths.here(), time.monotonic(), []
+    set_up_logging("run", arguments.debug)
+    if arguments.debug:
+        os.environ["VAELINE_DEBUG"] = "1"
+
+    def work() -> None:
+        if arguments.images:
+            for key, value in images.use(arguments.images, paths).items():
+                print(f"params.yaml: {key} = {value}", file=sys.stderr)
+        params.load(paths.params, ())
+        load_profile(paths)
+        codes.append(_repro(paths))
+        if codes[0] == 0:
+            print(_closing(paths, time.monotonic() - started))
+
+    code = guarded("run", work, arguments.debug)
+    sys.exit(code or codes[0])
+
+
+if __name__ == "__main__":
+    main()

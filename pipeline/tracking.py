@@ -1,0 +1,136 @@
+"""MLflow, behind one small class. Default store: SQLite and a folder in the workspace; elsewhere by MLFLOW_TRACKING_URI.
+
+Only drivers come here, never a training worker. Whatever MLflow does, training goes on: metrics wait in their spool.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UnavailableError
+from pipeline.paths import Paths
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+EXPERIMENT = "vaeline"
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the default blocks a call for minutes when the server is gone
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+ANSWER_SECONDS = 5
+KEY_TAG, PARENT_TAG = "vaeline.key", "mlflow.parentRunId"
+log = logging.getLogger("pipeline.tracking")
+
+
+def uri(paths: Paths) -> str:
+    """The store in force."""
+    return os.environ.get(URI_VARIABLE) or f"sqlite:///{paths.mlflow_database}"
+
+
+def _reach(address: str) -> None:
+    """UnavailableError within seconds where no server answers."""
+    if not address.startswith(("http://", "https://")):
+        return
+    try:
+        urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # somebody answers; what it thinks of us shows at the first real call
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise UnavailableError(
+            f"MLflow does not answer at {address} ({reason}): start it, correct {URI_VARIABLE}, or unset it to use a local file"
+        ) from None
+
+
+class Tracker:
+    """A connection to the store: schema and experiment exist once this is built."""
+
+    def __init__(self, paths: Paths) -> None:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        self.uri = uri(paths)
+        _reach(self.uri)
+        for name in ("alembic", "mlflow"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_registry_uri(self.uri)
+        self.client: MlflowClient = mlflow.MlflowClient()
+        local = self.uri.startswith("sqlite:")
+        try:
+            found = self.client.get_experiment_by_name(EXPERIMENT)
+            self.experiment_id = (
+                found.experiment_id
+                if found
+                else self.client.create_experiment(
+                    EXPERIMENT, artifact_location=paths.mlflow_artifacts.as_uri() if local else None
+                )
+            )
+        except MlflowException as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UnavailableError(f"the MLflow store {self.uri} cannot be used ({reason}): repair or move it") from None
+
+    def run(self, name: str, key: str = "", parent: str = "", tags: dict[str, str] | None = None) -> str:
+        """The id of the unfinished run with this ``key``, or of a new one: a resumed job goes on in the same run."""
+        if key:
+            query = f"tags.`{KEY_TAG}` = '{key}' and attributes.status != 'FINISHED'"
+            found: list[Run] = self.client.search_runs([self.experiment_id], query, max_results=1)
+            if found:
+                self.client.update_run(found[0].info.run_id, status="RUNNING")
+                return found[0].info.run_id
+        every = {**(tags or {}), **({KEY_TAG: key} if key else {}), **({PARENT_TAG: parent} if parent else {})}
+        return self.client.create_run(self.experiment_id, run_name=name, tags=every).info.run_id
+
+    def exists(self, run_id: str) -> bool:
+        """Whether the store knows this run (it may be another store than the one that training used)."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(run_id).info.lifecycle_stage == "active"
+        except MlflowException:
+            return False
+
+    def params(self, run_id: str, values: dict[str, Any]) -> None:
+        """Log parameters; those that the run has already are left as they are."""
+        from mlflow.entities import Param
+
+        known = self.client.get_run(run_id).data.params
+        fresh = [Param(k, str(v)) for k, v in values.items() if k not in known]
+        for start in range(0, len(fresh), 100):
+            self.client.log_batch(run_id, params=fresh[start : start + 100])
+
+    def metrics(self, run_id: str, values: dict[str, float], step: int = 0) -> None:
+        """Log numbers of one step in one call; what is no number is left out."""
+        import time
+
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        numbers = [Metric(k, float(v), now, step) for k, v in values.items() if isinstance(v, int | float)]
+        self.client.log_batch(run_id, metrics=numbers)
+
+    def logged_steps(self, run_id: str, name: str) -> set[int]:
+        """The steps at which the run has a value of the metric ``name``."""
+        return {metric.step for metric in self.client.get_metric_history(run_id, name)}
+
+    def artifacts(self, run_id: str, directory: Path, place: str) -> None:
+        """Upload a folder of reports under ``place``."""
+        self.client.log_artifacts(run_id, str(directory), place)
+
+    def end(self, run_id: str, status: str = "FINISHED") -> None:
+        """Close a run as FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(run_id, status)

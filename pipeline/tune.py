@@ -1,0 +1,270 @@
+"""Stage tune: a Ray Tune search over beta (log-uniform) and the latent dimension, ranked by a score without beta in it.
+
+In: data/processed, data/augmented, models/extractor. Out: reports/tune/{best.json, trials.csv, trials.png, metrics.json}.
+Points come from a scrambled Sobol sequence and HyperBand halves its brackets only when all their trials have arrived, so the
+choice does not depend on which trial is faster. A killed search replays what its trials reported and goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import torch
+
+from pipeline import stage
+from pipeline.cluster import Profile, connected, load_profile
+from pipeline.console import Progress
+from pipeline.errors import BadDataError, TrainingFailedError
+from pipeline.group import run_group, watched
+from pipeline.job import Job, execute, failure, fingerprint, save_reference, training_directories
+from pipeline.paths import BEST, METRICS, Paths
+from pipeline.plots import draw_trials
+from pipeline.spool import read
+from pipeline.tracking import Tracker
+from vae.data import ImageShards
+from vae.extractor import load_extractor
+from vae.files import MANIFEST, canonical_json, read_manifest, replaced_directory, sha256_file, write_text
+from vae.metrics.frechet import TooFewSamplesError, moments
+
+PARAMS = ("base.seed", "fit", "tune")
+SCORES = {"fcd": ("val_fcd", "min"), "elbo_nats": ("val_elbo_nats", "max")}
+log = logging.getLogger("pipeline.tune")
+
+
+def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
+    """The job that all trials share; a trial replaces beta and latent_dim."""
+    section = values.tune
+    facts = read_manifest(paths.processed)
+    read_manifest(paths.augmented)
+    reports = section.reduction_factor ** (section.rungs - 1)
+    batch = values.fit.global_batch_size
+    every = max(1, round(section.images_per_trial / reports / batch)) * batch  # whole steps, so that the last report is the end
+    fit = values.fit.fit_config(
+        seed=values.base.seed,
+        beta=section.beta_min,
+        total_images=every * reports,
+        validate_every_images=every,
+        checkpoint_every_images=every,
+    )
+    model = values.fit.model_config(tuple(facts["image_shape"]), section.latent_dim_min)
+    data = {name: sha256_file(getattr(paths, name) / MANIFEST) for name in ("processed", "augmented", "extractor")}
+    key = fingerprint(model, fit, data, {**vars(section), "threads": profile.threads_per_worker})
+    return Job(
+        model=model,
+        fit=fit,
+        train_directories=training_directories(paths.processed, paths.augmented),
+        val_directory=str(paths.processed / "val"),
+        state_directory=str(paths.work / "tune" / key),
+        threads=profile.threads_per_worker,
+        score=_score(values, paths, paths.work / "tune" / key) if section.score == "fcd" else None,
+    )
+
+
+def _score(values: SimpleNamespace, paths: Paths, state: Path) -> dict[str, Any]:
+    """What a trial needs to compute FCD on validation images; BadDataError where these are too few."""
+    network, _ = load_extractor(paths.extractor)
+    images = ImageShards(paths.processed / "val")
+    try:
+        reference = moments(network.features(images.slice(0, values.tune.score_samples)))
+    except TooFewSamplesError as error:
+        raise BadDataError(f"{error} in the validation split: add images, or set tune.score: elbo_nats in params.yaml") from None
+    state.mkdir(parents=True, exist_ok=True)
+    save_reference(state / "reference.safetensors", reference)
+    return {
+        "extractor": str(paths.extractor),
+        "reference": str(state / "reference.safetensors"),
+        "samples": values.tune.score_samples,
+        "seed": values.base.seed,
+    }
+
+
+def trial_job(template: Job, beta: float, latent_dim: int) -> Job:
+    """The training of one point; its state is found again by the point, so a killed search loses no step."""
+    return replace(
+        template,
+        model=replace(template.model, latent_dim=latent_dim),
+        fit=replace(template.fit, beta=beta),
+        state_directory=str(template.state / f"beta-{beta:.8g}-latent-{latent_dim}"),
+    )
+
+
+def _trial(config: dict[str, Any], setup: dict[str, Any]) -> None:
+    """A trial in Ray's actor: report what its spool knows, then train on, pausing whenever the scheduler wants it."""
+    from ray import tune
+
+    job = trial_job(Job.from_dict(setup["template"]), config["beta"], int(config["latent_dim"]))
+    reported = -1
+    if checkpoint := tune.get_checkpoint():
+        with checkpoint.as_directory() as directory:
+            reported = int((Path(directory) / "step").read_text())
+
+    def send(record: dict[str, float]) -> None:
+        nonlocal reported
+        if record["step"] <= reported:
+            return
+        reported = int(record["step"])
+        with tempfile.TemporaryDirectory() as directory:  # the real checkpoint is the job's own
+            (Path(directory) / "step").write_text(str(reported))
+            tune.report(dict(record), checkpoint=tune.Checkpoint.from_directory(directory))
+
+    for record in read(job.spool):
+        send(record)
+    if reported >= job.fit.total_steps:
+        return
+    if setup["workers"] > 1:
+        run_group(job, Profile(**setup["profile"]), setup["workers"], 0, send)
+        return
+    try:
+        execute(job, after_report=send)
+    except Exception as error:
+        raise TrainingFailedError(failure(error)["message"]) from error
+
+
+def _search(values: SimpleNamespace, template: Job, profile: Profile, trials_seen: Progress) -> Any:
+    """Run Ray Tune to its end; returns its result grid."""
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(values.tune.trials)  # all trials are known before the first one reports
+    import optuna
+    import ray
+    from ray import tune
+    from ray.tune.schedulers import HyperBandScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    section = values.tune
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    metric, mode = SCORES[section.score]
+    reports = section.reduction_factor ** (section.rungs - 1)
+    grouped = section.workers_per_trial > 1
+    cpus = {"CPU": 0 if grouped else profile.cpus_per_worker, "GPU": 0 if grouped else profile.gpus_per_worker}
+    each = section.workers_per_trial * profile.cpus_per_worker
+    side_by_side = max(1, int(ray.cluster_resources().get("CPU", 1)) // each)
+    if profile.gpus_per_worker:
+        gpus = section.workers_per_trial * profile.gpus_per_worker
+        side_by_side = max(1, min(side_by_side, int(ray.cluster_resources().get("GPU", 0)) // gpus))
+    setup = {"template": template.to_dict(), "workers": section.workers_per_trial, "profile": vars(profile)}
+    storage = template.state / "ray"
+    shutil.rmtree(storage, ignore_errors=True)
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(_trial, setup=setup), cpus),
+        param_space={
+            "beta": tune.loguniform(section.beta_min, section.beta_max),
+            "latent_dim": tune.randint(section.latent_dim_min, section.latent_dim_max + 1),
+        },
+        tune_config=tune.TuneConfig(
+            metric=metric,
+            mode=mode,
+            num_samples=section.trials,
+            search_alg=OptunaSearch(sampler=_sampler(values.base.seed)),
+            scheduler=HyperBandScheduler(max_t=reports, reduction_factor=section.reduction_factor),
+            reuse_actors=not grouped,
+            max_concurrent_trials=side_by_side if grouped else None,
+        ),
+        run_config=tune.RunConfig(name="search", storage_path=str(storage), verbose=0),
+    )
+
+    def tick() -> None:
+        spools = list(template.state.glob("beta-*/spool.jsonl"))
+        images = sum(int(records[-1]["images"]) for spool in spools if (records := read(spool)))
+        trials_seen.to(images, f"{len(spools)} of {section.trials} trials started")
+
+    return watched(tuner.fit, tick)
+
+
+def _sampler(seed: int) -> Any:
+    import warnings
+
+    import optuna
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.QMCSampler(qmc_type="sobol", scramble=True, seed=seed, warn_independent_sampling=False)
+
+
+def _table(grid: Any, template: Job, metric: str) -> pd.DataFrame:
+    """One row per trial in the order of the search: its point, how far it came, its last score and terms, its state."""
+    rows = []
+    for number, result in enumerate(grid):
+        beta, latent_dim = result.config["beta"], int(result.config["latent_dim"])
+        records = read(trial_job(template, beta, latent_dim).spool)
+        last = records[-1] if records else {}
+        done = bool(records) and last["step"] >= template.fit.total_steps
+        state = "failed" if result.error else "completed" if done else "stopped early"
+        rows.append(
+            {
+                "trial": number, "beta": beta, "latent_dim": latent_dim, "state": state, "images": last.get("images", 0),
+                "score": last.get(metric), "elbo_nats": last.get("val_elbo_nats"), "rate_nats": last.get("val_rate_nats"),
+                "distortion_nats": last.get("val_distortion_nats"),
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _best(table: pd.DataFrame, mode: str, errors: list[BaseException]) -> pd.Series:
+    """The best trial among those that had the whole budget; TrainingFailedError with the first cause where all failed."""
+    usable = table[(table["state"] != "failed") & table["score"].notna()]
+    if usable.empty:
+        lines = str(errors[0]).strip().splitlines() if errors else []
+        raise TrainingFailedError(f"all {len(table)} trials failed; the first: {lines[-1] if lines else 'no report'}")
+    completed = usable[usable["state"] == "completed"]
+    return (completed if len(completed) else usable).sort_values("score", ascending=mode == "min", kind="stable").iloc[0]
+
+
+def _track(tracker: Tracker, values: SimpleNamespace, template: Job, table: pd.DataFrame, report: Path, best: dict) -> None:
+    parent = tracker.run("tune", tags={"vaeline.stage": "tune"})
+    tracker.params(parent, {**vars(values.tune), **vars(values.fit)})
+    tracker.metrics(parent, {"best_score": best["score"], "best_beta": best["beta"], "best_latent_dim": best["latent_dim"]})
+    for row in table.itertuples():
+        child = tracker.run(f"trial-{row.trial}", parent=parent, tags={"vaeline.stage": "tune", "vaeline.state": row.state})
+        tracker.params(child, {"beta": row.beta, "latent_dim": row.latent_dim})
+        for record in read(trial_job(template, row.beta, row.latent_dim).spool):
+            tracker.metrics(child, {k: v for k, v in record.items() if k != "step"}, int(record["step"]))
+        tracker.end(child, "FAILED" if row.state == "failed" else "FINISHED")
+    tracker.artifacts(parent, report, "tune")
+    tracker.end(parent)
+
+
+def tune(values: SimpleNamespace, paths: Paths) -> None:
+    """Search, choose, write the choice and how it was reached."""
+    torch.set_num_threads(1)
+    profile, section = load_profile(paths), values.tune
+    tracker = Tracker(paths)
+    template = _template(values, paths, profile)
+    metric, mode = SCORES[section.score]
+    shown = Progress(section.trials * section.images_per_trial, "images", "searching")
+    log.info("%d trials of at most %d images, ranked by %s", section.trials, template.fit.total_images, metric)
+    try:
+        with connected(profile, paths, section.workers_per_trial):
+            grid = _search(values, template, profile, shown)
+    finally:
+        shown.close()
+    table = _table(grid, template, metric)
+    row = _best(table, mode, grid.errors)
+    best = {
+        "beta": float(row["beta"]),
+        "latent_dim": int(row["latent_dim"]),
+        "score": float(row["score"]),
+        "score_name": metric,
+        "rule": f"the {'lowest' if mode == 'min' else 'highest'} {metric} among trials that had the whole budget",
+    }
+    with replaced_directory(paths.tune_report) as report:
+        table.to_csv(report / "trials.csv", index=False)
+        draw_trials(table, best, metric, report / "trials.png")
+        write_text(report / BEST, canonical_json(best))
+        counts = table["state"].value_counts()
+        numbers = {"trials": len(table), "best_score": best["score"], "images": int(table["images"].sum())}
+        numbers |= {name.replace(" ", "_"): int(counts.get(name, 0)) for name in ("completed", "stopped early", "failed")}
+        write_text(report / METRICS, canonical_json(numbers))
+        _track(tracker, values, template, table, report, best)
+    shutil.rmtree(template.state)
+    log.info("chose beta %.3g and %d latent dimensions: %s %.4g", best["beta"], best["latent_dim"], metric, best["score"])
+
+
+if __name__ == "__main__":
+    stage.main("tune", PARAMS, tune, __doc__)

@@ -1,0 +1,38 @@
+"""The bound of held-out images, the same during training and in evaluation."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from vae.data import ImageShards
+from vae.distributed import all_reduce_sum, rank, world_size
+from vae.images import to_model_range
+from vae.noise import step_noise
+
+Metrics = dict[str, float]
+BOUND_SEED_OFFSET = 1_000_003  # held-out images draw their noise from another seed than training
+
+
+@torch.no_grad()
+def bound(model: nn.Module, images: ImageShards, batch_size: int, seed: int) -> Metrics:
+    """The beta = 1 bound of ``images`` and its two terms, in nats per image, reduced as sums and counts over all ranks.
+
+    One posterior sample per image, its noise a function of (seed, position): the same images and weights give the same value.
+    """
+    device = next(model.parameters()).device
+    sums = torch.zeros(3, dtype=torch.float64)
+    for chunk in range(rank(), math.ceil(len(images) / batch_size), world_size()):
+        x_NCHW = to_model_range(torch.from_numpy(images.slice(chunk * batch_size, (chunk + 1) * batch_size)).to(device))
+        noise_ND = step_noise(seed + BOUND_SEED_OFFSET, chunk, (len(x_NCHW), model.latent_dim), device)
+        terms = model(x_NCHW, noise_ND)
+        distortion, rate = terms.distortion_N.double().sum(), terms.rate_ND.double().sum()
+        sums += torch.stack([distortion, rate, torch.tensor(float(len(x_NCHW)), device=device)]).cpu()
+    distortion, rate, count = all_reduce_sum(sums.to(device)).tolist()
+    return {
+        "elbo_nats": -(distortion + rate) / count,
+        "distortion_nats": distortion / count,
+        "rate_nats": rate / count,
+    }
