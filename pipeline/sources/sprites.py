@@ -22,7 +22,8 @@ SHAPES = ("square", "ellipse", "heart")
 OVERSAMPLING = 4  # points per pixel side; their average is the antialiased coverage
 CHUNK_IMAGES = 100
 SCALES = (0.5, 1.0)  # of the largest sprite
-LARGEST_RADIUS = 0.22  # of the picture's side
+ORIENTATIONS = (-0.125, 0.125)  # turns: one period of the square, so that no shape has two names for one picture
+LARGEST_RADIUS = 0.27  # of the picture's side
 MARGIN = 1.15  # radii that every centre keeps from the border: no sprite leaves the picture
 HUES = (0.0, 0.75)  # red to violet, not closing the circle, so that hue is a line and not a loop
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # no time stamps: the same parameters give the same bytes
@@ -34,7 +35,7 @@ def draw_factors(count: int, seed: int, colour: bool) -> pd.DataFrame:
     factors = {
         "shape": rng.integers(0, len(SHAPES), count),
         "scale": rng.uniform(*SCALES, count),
-        "orientation": rng.uniform(0, 1, count),  # of a full turn
+        "orientation": rng.uniform(*ORIENTATIONS, count),  # in turns, clockwise
         "x": rng.uniform(0, 1, count),
         "y": rng.uniform(0, 1, count),
         "hue": rng.uniform(*HUES, count) if colour else np.zeros(count),

@@ -1,0 +1,157 @@
+"""The sections of params.yaml: one frozen dataclass each, with the legal range of every value. What they mean is in the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from vae.config import FitConfig, ModelConfig, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """Shared by several stages; each stage names the keys that it reads."""
+
+    seed: int = field(low=0, high=2**31 - 1)
+    image_size: int = field(low=8, high=1024)
+    mode: str = field(choices=("L", "RGB"))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.image_size, self.image_size, len(self.mode)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    source: str = field(choices=("sprites", "path"))
+    path: str
+    sprite_images: int = field(low=100, high=10_000_000)
+
+    def problems(self) -> list[tuple[str, str]]:
+        if self.source == "path" and not self.path:
+            return [("path", "is empty, but download.source is path: name a folder, .zip, .tar or .tar.gz")]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    val_fraction: float = field(above=0, high=0.5)
+    test_fraction: float = field(above=0, high=0.5)
+    fit: str = field(choices=("crop", "pad", "stretch"))
+    min_side_pixels: int = field(low=1)
+    max_pixels: int = field(low=64)
+    shard_images: int = field(low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    copies: int = field(low=0, high=64)
+    flip_probability: float = field(low=0, high=1)
+    shift_pixels: int = field(low=0)
+    rotate_degrees: float = field(low=0, high=180)
+    brightness: float = field(low=0, high=0.9)
+    contrast: float = field(low=0, high=0.9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extractor:
+    total_images: int = field(low=1)
+    batch_size: int = field(low=1)
+    learning_rate: float = field(above=0, high=1)
+    width: int = field(low=8, high=1024)
+    feature_dim: int = field(low=8, high=2048)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What a training is, but for what tune searches: read by tune and train alike, so both run the same thing."""
+
+    model: str
+    widths: tuple[int, ...] = field(low=1, high=4096)
+    hidden_units: int = field(low=1, high=65536)
+    likelihood: str
+    global_batch_size: int = field(low=1, high=2**20)
+    learning_rate: float = field(above=0, high=1)
+    warmup_images: int = field(low=0)
+    weight_decay: float = field(low=0, high=10)
+    clip_norm: float = field(above=0)
+    ema_decay: float = field(low=0, high=0.999999)
+    precision: str = field(choices=("float32", "bfloat16"))
+
+    def model_config(self, image_shape: tuple[int, int, int], latent_dim: int) -> ModelConfig:
+        return ModelConfig(
+            name=self.model,
+            image_shape=image_shape,
+            latent_dim=latent_dim,
+            widths=self.widths,
+            hidden_units=self.hidden_units,
+            likelihood=self.likelihood,
+        )
+
+    def fit_config(self, **rest: Any) -> FitConfig:
+        own = {f.name for f in fields(FitConfig)} & {f.name for f in fields(self)}
+        return FitConfig(**{name: getattr(self, name) for name in own}, **rest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune:
+    trials: int = field(low=1, high=10_000)
+    rungs: int = field(low=1, high=10)
+    reduction_factor: int = field(low=2, high=10)
+    images_per_trial: int = field(low=1)
+    beta_min: float = field(above=0)
+    beta_max: float = field(above=0, high=1e4)
+    latent_dim_min: int = field(low=1)
+    latent_dim_max: int = field(low=1, high=4096)
+    score: str = field(choices=("fcd", "elbo_nats"))
+    score_samples: int = field(low=1)
+    workers_per_trial: int = field(low=1, high=1024)
+
+    def problems(self) -> list[tuple[str, str]]:
+        found = []
+        if self.beta_min > self.beta_max:
+            found.append(("beta_min", f"{self.beta_min} is greater than beta_max {self.beta_max}: the range is empty"))
+        if self.latent_dim_min > self.latent_dim_max:
+            found.append(
+                (
+                    "latent_dim_min",
+                    f"{self.latent_dim_min} is greater than latent_dim_max {self.latent_dim_max}: the range is empty",
+                )
+            )
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    use_tuned: bool
+    beta: float = field(above=0, high=1e4)
+    latent_dim: int = field(low=1, high=4096)
+    total_images: int = field(low=1)
+    validate_every_images: int = field(low=1)
+    checkpoint_every_images: int = field(low=1)
+    max_failures: int = field(low=0, high=100)
+    prior: str = field(choices=("normal", "mixture"))
+    mixture_components: int = field(low=1, high=4096)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    samples: int = field(low=1)
+    importance_samples: int = field(low=1)
+    importance_images: int = field(low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Register:
+    name: str
+
+    def problems(self) -> list[tuple[str, str]]:
+        if self.name.strip() and not set(self.name) & set("/:.%\"'"):
+            return []
+        return [("name", f"{self.name!r} cannot name a registered model: use letters, digits, - and _")]
+
+
+SECTIONS: dict[str, type] = {
+    "base": Base, "download": Download, "preprocess": Preprocess, "augment": Augment, "extractor": Extractor,
+    "fit": Fit, "tune": Tune, "train": Train, "evaluate": Evaluate, "register": Register,
+}  # fmt: skip

@@ -1,0 +1,48 @@
+"""`python -m pipeline.use_champion N`: load models:/<name>@champion as any MLflow user would, and draw N images into a PNG."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from pipeline import params
+from pipeline.console import set_up_logging
+from pipeline.errors import InputMissingError
+from pipeline.paths import Paths
+from pipeline.registry import CHAMPION, Registry
+from pipeline.stage import guarded
+from pipeline.tracking import Tracker
+from vae.images import grid, save_png
+
+OUTPUT = "champion.png"
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.use_champion", description=__doc__)
+    parser.add_argument("n", type=int, nargs="?", default=16, help="images to draw")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    paths = Paths.here()
+    set_up_logging("use_champion")
+
+    def work() -> None:
+        name = params.load(paths.params, ("register",)).register.name
+        tracker = Tracker(paths)
+        version = Registry(tracker, name).champion()
+        if version is None:
+            raise InputMissingError(f"models:/{name}@{CHAMPION} does not exist in {tracker.uri}: `make run` first")
+        import mlflow
+        import pandas as pd
+
+        model = mlflow.pyfunc.load_model(f"models:/{name}@{CHAMPION}")
+        images = model.predict(pd.DataFrame({"n": [arguments.n], "seed": [arguments.seed]}))
+        target = paths.work / OUTPUT
+        save_png(grid(images, columns=8), target)
+        print(f"models:/{name}@{CHAMPION} (version {version}) drew {len(images)} images: {target}")
+
+    sys.exit(guarded("use_champion", work, debug=False))
+
+
+if __name__ == "__main__":
+    main()

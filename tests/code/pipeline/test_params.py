@@ -1,0 +1,336 @@
+"""params.yaml: every problem at once with its line, only declared keys, and edits that leave the rest as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import params
+from pipeline.errors import BadConfigError, InputMissingError
+
+ROOT = Path(__file__).resolve().parents[3]
+TEXT = (ROOT / "params.yaml").read_text()
+
+
+def line_of(key: str, text: str = TEXT) -> int:
+    """The line of the first ``key:`` of a section.key or a section, found without YAML."""
+    section, _, name = key.partition(".")
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"{section}:"))
+    return next(i for i, line in enumerate(lines) if i >= start and line.strip().startswith(f"{name or section}:")) + 1
+
+
+def changed(*pairs: tuple[str, str]) -> str:
+    """The real file with pieces of text replaced; each must occur once."""
+    text = TEXT
+    for old, new in pairs:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(BadConfigError) as caught:
+        params.check(text, "params.yaml")
+    return str(caught.value)
+
+
+def test_check_real_file_is_valid_and_typed():
+    values = params.check(TEXT, "params.yaml")
+    assert set(vars(values)) == set(params.SECTIONS)
+    assert values.base.image_shape == (values.base.image_size, values.base.image_size, len(values.base.mode))
+    assert isinstance(values.fit.widths, tuple) and isinstance(values.augment.rotate_degrees, float)
+    assert values.fit.clip_norm == yaml.safe_load(TEXT)["fit"]["clip_norm"]
+
+
+def test_check_image_shape_follows_mode():
+    assert params.check(changed(("mode: RGB  ", "mode: L  ")), "p").base.image_shape == (32, 32, 1)
+
+
+def test_check_several_errors_all_at_once_in_order_of_lines():
+    text = changed(
+        ("seed: 0", "seed: -1"),
+        ("copies: 1  ", "copies: many  "),
+        ("ema_decay: 0.999", "ema_decay: 1.5"),
+        ("max_failures: 2", "max_failure: 2"),
+    )
+    lines = refusal(text).splitlines()
+    numbers = [int(line.split(":")[1]) for line in lines]
+    assert numbers == sorted(numbers)
+    expected = {"base.seed", "augment.copies", "fit.ema_decay", "train.max_failure", "train.max_failures"}
+    assert {line.split(": ")[1] for line in lines} == expected
+    for line in lines:
+        source, number, rest = line.split(":", 2)
+        key = rest.split(":")[0].strip()
+        assert source == "params.yaml"
+        if key != "train.max_failures":  # it is missing: the line of its section
+            assert int(number) == line_of(key, text), line
+        else:
+            assert int(number) == line_of("train", text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wrong", "right"),
+    [
+        ("latent_dim: 10", "latent_dims: 10", "train.latent_dims", "latent_dim"),
+        ("augment:\n", "augmnet:\n", "augmnet", "augment"),
+        ("model: conv", "model: covn", "covn", "conv"),
+        ("likelihood: logistic ", "likelihood: logistc ", "logistc", "logistic"),
+        ("source: sprites ", "source: sprite ", "sprite", "sprites"),
+        ("precision: float32", "precision: float23", "float23", "float32"),
+    ],
+)
+def test_check_misspelt_name_is_met_with_the_right_one(old, new, wrong, right):
+    message = refusal(changed((old, new)))
+    assert wrong in message
+    assert f"did you mean {right!r}" in message
+
+
+def test_check_unknown_key_like_no_other_lists_the_known_ones():
+    message = refusal(changed(("  flip_probability: 0.5", "  zzzz: 1\n  flip_probability: 0.5")))
+    assert "augment.zzzz: unknown key; known: copies, flip_probability" in message
+
+
+def test_check_missing_section_is_named():
+    start, stop = TEXT.index("evaluate:"), TEXT.index("register:")
+    assert "evaluate: missing section" in refusal(TEXT[:start] + TEXT[stop:])
+
+
+def test_check_section_without_keys_is_refused():
+    message = refusal(TEXT[: TEXT.index("register:")] + "register:\n")
+    assert "register: expected a section with keys" in message
+
+
+@pytest.mark.parametrize("where", ["  latent_dim: 10\n", "extractor:"])
+def test_check_key_given_twice_is_refused(where):
+    if where == "extractor:":
+        text, key = TEXT + "extractor: {}\n", "extractor"
+    else:
+        text, key = changed((where, where + "  latent_dim: 12\n")), "train.latent_dim"
+    assert f"{key}: key given twice" in refusal(text)
+
+
+def test_check_value_out_of_range_names_the_allowed_range():
+    message = refusal(changed(("latent_dim: 10", "latent_dim: 0")))
+    assert f"params.yaml:{line_of('train.latent_dim')}: train.latent_dim: 0 is out of range: allowed 1 to 4096" in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "part"),
+    [
+        ("val_fraction: 0.1 ", "val_fraction: 0 ", "must be greater than 0"),
+        ("val_fraction: 0.1 ", "val_fraction: 0.6 ", "any to 0.5"),
+        ("use_tuned: false", "use_tuned: 0", "expected bool, got 0"),
+        ("trials: 10", "trials: 10.0", "expected int, got 10.0"),
+        ("trials: 10", "trials: true", "expected int, got True"),
+        ("beta: 2.0", "beta: .nan", "finite"),
+        ("beta: 2.0", "beta: .inf", "finite"),
+        ("widths: [32, 64]", "widths: []", "non-empty list"),
+        ("widths: [32, 64]", "widths: [32, wide]", "expected int, got 'wide'"),
+        ("widths: [32, 64]", "widths: [32, 0]", "out of range"),
+        ("name: sprites", "name: a/b", "cannot name a registered model"),
+        ("name: sprites", "name: ''", "cannot name a registered model"),
+    ],
+)
+def test_check_value_of_wrong_kind_says_what_is_expected(old, new, part):
+    assert part in refusal(changed((old, new)))
+
+
+def test_check_number_that_yaml_reads_as_text_says_how_to_write_it():
+    message = refusal(changed(("  learning_rate: 0.002\n  warmup", "  learning_rate: 1e-3\n  warmup")))
+    assert "write 0.001: YAML reads '1e-3' as text" in message
+
+
+@pytest.mark.parametrize(
+    ("pairs", "key"),
+    [
+        ([("beta_min: 0.5 ", "beta_min: 9.0 ")], "tune.beta_min"),
+        ([("latent_dim_min: 6 ", "latent_dim_min: 17 ")], "tune.latent_dim_min"),
+    ],
+)
+def test_check_empty_range_of_the_search_is_refused(pairs, key):
+    message = refusal(changed(*pairs))
+    assert f"{line_of(key)}: {key}" in message and "the range is empty" in message
+
+
+def test_check_range_of_one_point_is_allowed():
+    text = changed(("beta_max: 8.0", "beta_max: 0.5"), ("latent_dim_max: 16\n", "latent_dim_max: 6\n"))
+    assert params.check(text, "p").tune.beta_max == 0.5
+
+
+@pytest.mark.parametrize(
+    ("pairs", "key"),
+    [
+        ([("val_fraction: 0.1 ", "val_fraction: 0.5 "), ("test_fraction: 0.1 ", "test_fraction: 0.5 ")], "preprocess.val_fraction"),
+        ([("trials: 10", "trials: 3")], "tune.trials"),
+        ([("image_size: 32  ", "image_size: 30  ")], "fit"),
+        ([("source: sprites ", "source: path "), ("path: pipeline/sources/sprites.py ", "path: '' ")], "download.path"),
+    ],
+)
+def test_check_combination_that_cannot_work_is_refused_at_its_line(pairs, key):
+    text = changed(*pairs)
+    assert f"params.yaml:{line_of(key, text)}: {key}: " in refusal(text)
+
+
+@pytest.mark.parametrize("text", ["train: [1,\n", "a: b: c\n", "\ttrain: 1\n", "a: &b\n  *c\n", "x: !!python/name:os.system\n", "\x00"])
+def test_check_text_that_is_no_yaml_is_refused_in_one_line(text):
+    message = refusal(text)
+    assert message.startswith("params.yaml is not YAML: ") and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("train: 2024-13-45\n", id="impossible date"),
+        pytest.param(TEXT.replace("seed: 0", "seed: " + "1" * 5000), id="endless integer"),
+        pytest.param(TEXT.replace("  beta: 2.0", "  beta: " + "1" * 400), id="integer beyond all floats"),
+        pytest.param("base: &x {seed: *x}\n", id="alias of itself"),
+    ],
+)
+def test_check_value_that_python_cannot_hold_is_a_bad_configuration(text):
+    refusal(text)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "[1, 2]\n", "words\n", "---\n"])
+def test_check_file_without_sections_is_refused(text):
+    assert "no sections" in refusal(text)
+
+
+def test_read_text_missing_file_says_what_to_do(tmp_path):
+    with pytest.raises(InputMissingError, match="does not exist") as caught:
+        params.load(tmp_path / "params.yaml", ("train",))
+    assert caught.value.exit_code == 66
+
+
+def test_read_text_other_encoding_is_refused(tmp_path):
+    (tmp_path / "params.yaml").write_bytes("name: é\n".encode("utf-16"))
+    with pytest.raises(BadConfigError, match="UTF-8"):
+        params.load(tmp_path / "params.yaml", ("train",))
+
+
+def test_load_gives_declared_keys_and_no_others():
+    values = params.load(ROOT / "params.yaml", ("base.seed", "base.mode", "augment"))
+    document = yaml.safe_load(TEXT)
+    assert (values.base.seed, values.base.mode) == (document["base"]["seed"], document["base"]["mode"])
+    assert values.augment.copies == document["augment"]["copies"]
+    with pytest.raises(AttributeError):
+        _ = values.base.image_size
+    with pytest.raises(AttributeError):
+        _ = values.train
+
+
+def test_load_file_with_error_in_an_undeclared_section_is_refused(tmp_path):
+    (tmp_path / "params.yaml").write_text(changed(("trials: 10", "trials: 0")))
+    with pytest.raises(BadConfigError, match=r"tune\.trials"):
+        params.load(tmp_path / "params.yaml", ("augment",))
+
+
+PATHS = [
+    "photos",
+    "my photos/of  two spaces",
+    "it's",
+    'a "quoted" one',
+    "a#b",
+    "a #b",
+    "# c",
+    "a: b",
+    "a:",
+    "ünïcödé/写真/😀",
+    "-dash",
+    "- item",
+    " leading and trailing ",
+    "{curly}",
+    "[square",
+    "&anchor",
+    "*alias",
+    "!tag",
+    "%percent",
+    "@at",
+    "`tick`",
+    "~/home",
+    "~",
+    "null",
+    "true",
+    "123",
+    "1e-3",
+    "2024-01-01",
+    "C:\\photos",
+    "tab\there",
+    "line\nbreak",
+    "...",
+    "---",
+    "not\udcffutf8",
+    "x" * 300,
+    "many words " * 30,
+    "next\x85line",
+]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=ascii)
+def test_edited_path_parses_back_and_leaves_all_else(path):
+    text = params.edited(TEXT, {"download.path": path})
+    before, after = yaml.safe_load(TEXT), yaml.safe_load(text)
+    assert after["download"].pop("path") == path
+    before["download"].pop("path")
+    assert after == before
+    start, stop = TEXT.index("  path: ") + len("  path: "), TEXT.index("  # what to read and watch")
+    assert text.startswith(TEXT[:start]) and text.endswith(TEXT[stop:])
+
+
+def test_edited_several_keys_change_their_lines_only():
+    text = params.edited(TEXT, {"train.beta": 3.25, "base.image_size": 64, "download.path": "my photos"})
+    pairs = [(old, new) for old, new in zip(TEXT.splitlines(), text.splitlines(), strict=True) if old != new]
+    assert pairs == [
+        (old, old.replace(was, now, 1))
+        for (old, _), (was, now) in zip(
+            pairs, [("32", "64"), ("pipeline/sources/sprites.py", "my photos"), ("2.0", "3.25")], strict=True
+        )
+    ]
+
+
+def test_edited_nothing_is_byte_for_byte_the_same():
+    assert params.edited(TEXT, {}) == TEXT
+    document = yaml.safe_load(TEXT)
+    assert params.edited(TEXT, {"train.beta": document["train"]["beta"]}) == TEXT
+
+
+def test_edited_every_scalar_round_trips():
+    document = yaml.safe_load(TEXT)
+    scalars = {f"{s}.{k}": v for s, keys in document.items() for k, v in keys.items() if not isinstance(v, list)}
+    assert yaml.safe_load(params.edited(TEXT, scalars)) == document
+
+
+def test_edited_small_number_is_read_as_a_number():
+    assert params.check(params.edited(TEXT, {"fit.learning_rate": 1e-5}), "p").fit.learning_rate == 1e-5
+
+
+def test_edited_list_parses_back():
+    text = params.edited(TEXT, {"fit.widths": [8, 16], "base.seed": 3})
+    values = params.check(text, "params.yaml")
+    assert values.fit.widths == (8, 16) and values.base.seed == 3
+
+
+def test_edited_equal_key_of_another_section_stays():
+    values = params.check(params.edited(TEXT, {"train.total_images": 7}), "p")
+    assert values.train.total_images == 7
+    assert values.extractor.total_images == yaml.safe_load(TEXT)["extractor"]["total_images"]
+
+
+def test_load_section_problems_are_named_without_prefix(tmp_path):
+    (tmp_path / "base.yaml").write_text("seed: -1\nimage_size: 32\nmode: CMYK\n")
+    with pytest.raises(BadConfigError) as caught:
+        params.load_section(tmp_path / "base.yaml", params.Base, "base")
+    lines = str(caught.value).splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [["base.yaml:1", "seed"], ["base.yaml:3", "mode"]]
+
+
+def test_fit_config_carries_every_shared_field():
+    fit = params.check(TEXT, "p").fit
+    config = fit.fit_config(seed=1, beta=2.0, total_images=3, validate_every_images=4, checkpoint_every_images=5)
+    document = yaml.safe_load(TEXT)["fit"]
+    for name in ("global_batch_size", "learning_rate", "warmup_images", "weight_decay", "clip_norm", "ema_decay", "precision"):
+        assert getattr(config, name) == document[name]
+    model = fit.model_config((32, 32, 3), 7)
+    assert (model.name, list(model.widths), model.latent_dim) == (document["model"], document["widths"], 7)

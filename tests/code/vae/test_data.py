@@ -1,0 +1,136 @@
+"""data: shards as one array, and a stream that is a function of (seed, position) alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vae.data import ImageShards, ShardWriter, stream_indices
+
+
+def write(directory: Path, images: np.ndarray, shard_images: int) -> list[tuple[str, int]]:
+    writer = ShardWriter(directory, images.shape[1:], shard_images)
+    places = [writer.add(image) for image in images]
+    writer.close()
+    return places
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (23, 4, 6, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("shard_images", [1, 5, 22, 23, 24, 100])
+def test_shard_writer_any_shard_size_reads_back_in_order(tmp_path: Path, images: np.ndarray, shard_images: int) -> None:
+    write(tmp_path / "s", images, shard_images)
+    shards = ImageShards(tmp_path / "s")
+    assert len(shards) == 23 and shards.image_shape == (4, 6, 3)
+    assert len(list((tmp_path / "s").iterdir())) == -(-23 // shard_images)
+    np.testing.assert_array_equal(shards.slice(0, 23), images)
+
+
+def test_shard_writer_place_is_where_the_image_lies(tmp_path: Path, images: np.ndarray) -> None:
+    for image, (name, row) in zip(images, write(tmp_path, images, 7), strict=True):
+        np.testing.assert_array_equal(np.load(tmp_path / name)[row], image)
+
+
+def test_shard_writer_same_images_give_the_same_bytes(tmp_path: Path, images: np.ndarray) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / name, images, 10)
+    assert [p.read_bytes() for p in sorted((tmp_path / "a").iterdir())] == [
+        p.read_bytes() for p in sorted((tmp_path / "b").iterdir())
+    ]
+
+
+def test_gather_across_shards_equals_indexing_the_concatenation(tmp_path: Path, images: np.ndarray) -> None:
+    write(tmp_path / "a", images[:11], 4)
+    write(tmp_path / "b", images[11:], 5)
+    shards = ImageShards(tmp_path / "a", tmp_path / "b")
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 23, 100):
+        indices = rng.integers(0, 23, size)  # repeats and any order
+        np.testing.assert_array_equal(shards.gather(indices), images[indices])
+    np.testing.assert_array_equal(shards.gather(np.arange(23)[::-1]), images[::-1])
+
+
+def test_gather_result_is_a_copy_that_may_be_written(tmp_path: Path, images: np.ndarray) -> None:
+    write(tmp_path, images, 10)
+    shards = ImageShards(tmp_path)
+    shards.gather(np.arange(3))[:] = 0
+    np.testing.assert_array_equal(shards.gather(np.arange(3)), images[:3])
+
+
+@pytest.mark.parametrize("index", [23, 100])
+def test_gather_past_the_end_is_refused(tmp_path: Path, images: np.ndarray, index: int) -> None:
+    write(tmp_path, images, 10)
+    with pytest.raises(IndexError):
+        ImageShards(tmp_path).gather(np.array([0, index]))
+
+
+def test_slice_is_clipped_to_the_end(tmp_path: Path, images: np.ndarray) -> None:
+    write(tmp_path, images, 10)
+    shards = ImageShards(tmp_path)
+    np.testing.assert_array_equal(shards.slice(20, 40), images[20:])
+    assert shards.slice(23, 40).shape == (0, 4, 6, 3)
+
+
+def test_image_shards_empty_directory_names_it_and_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"no shards in {tmp_path}: run the stage"):
+        ImageShards(tmp_path)
+
+
+@pytest.mark.parametrize("other", [np.zeros((3, 4, 6, 1), np.uint8), np.zeros((3, 4, 6, 3), np.float32)])
+def test_image_shards_of_mixed_kinds_are_refused(tmp_path: Path, images: np.ndarray, other: np.ndarray) -> None:
+    write(tmp_path, images, 100)
+    np.save(tmp_path / "shard-00001.npy", other)
+    with pytest.raises(ValueError, match="different shapes or types"):
+        ImageShards(tmp_path)
+
+
+def test_image_shards_pickled_array_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "shard-00000.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"allow_pickle|Python objects"):
+        ImageShards(tmp_path)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100])
+def test_stream_covers_each_image_exactly_once_per_epoch(count: int) -> None:
+    for epoch in range(5):
+        indices = stream_indices(count, 0, epoch * count, (epoch + 1) * count)
+        np.testing.assert_array_equal(np.sort(indices), np.arange(count))
+
+
+def test_stream_order_differs_between_epochs_and_seeds() -> None:
+    orders = [tuple(stream_indices(50, seed, epoch * 50, epoch * 50 + 50)) for seed in range(3) for epoch in range(3)]
+    assert len(set(orders)) == len(orders)
+
+
+def test_stream_order_is_shuffled_not_stored_order() -> None:
+    order = stream_indices(1000, 0, 0, 1000)
+    assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.15  # standard error 0.03
+
+
+def test_stream_is_the_same_however_it_is_cut() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(40):
+        count, seed = int(rng.integers(1, 40)), int(rng.integers(0, 5))
+        whole = stream_indices(count, seed, 0, 200)
+        cuts = np.unique(np.concatenate([[0, 200], rng.integers(1, 200, rng.integers(0, 12))]))
+        pieces = [stream_indices(count, seed, int(a), int(b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        np.testing.assert_array_equal(np.concatenate(pieces), whole)
+
+
+def test_stream_is_not_changed_by_writing_into_a_slice_of_it() -> None:
+    before = stream_indices(10, 0, 0, 10).copy()
+    stream_indices(10, 0, 0, 10)[:] = 0  # the permutation is cached
+    np.testing.assert_array_equal(stream_indices(10, 0, 0, 10), before)
+
+
+def test_stream_data_set_smaller_than_a_batch_repeats_every_image(tmp_path: Path, images: np.ndarray) -> None:
+    write(tmp_path, images[:3], 2)
+    indices = stream_indices(3, 0, 16, 32)
+    assert indices.shape == (16,)
+    assert set(np.bincount(indices, minlength=3)) <= {5, 6}  # 16 positions are at least 4 whole epochs and two part ones
+    np.testing.assert_array_equal(ImageShards(tmp_path).gather(indices), images[indices])

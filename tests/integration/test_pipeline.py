@@ -1,0 +1,181 @@
+"""The whole pipeline on little data, with the real DVC, Ray and MLflow, as a person would run it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import Workspace
+from PIL import Image
+
+STAGES = ("download", "preprocess", "augment", "extractor", "tune", "train", "evaluate", "register")
+METRICS = ("elbo_nats", "nll_nats", "bits_per_dim", "fcd", "psnr_db", "active_units")
+
+
+def _executed(output: str) -> list[str]:
+    """The stages that a repro ran, in order."""
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def _tree_hash(root: Path) -> dict[str, str]:
+    files = sorted(p for p in root.rglob("*") if p.is_file())
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace in which the main job has run once."""
+    workspace = Workspace(tmp_path_factory.mktemp("whole") / "project")
+    assert workspace.run("git", "init", "-q").returncode == 0
+    result = workspace.run(sys.executable, "-m", "pipeline.run")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "@champion is version 1" in result.stdout
+    return workspace
+
+
+def test_run_leaves_metrics_pictures_and_a_clean_tree(done: Workspace) -> None:
+    metrics = json.loads((done.root / "reports/evaluate/metrics.json").read_text())
+    assert all(isinstance(metrics[name], int | float) for name in METRICS)
+    # The bound of one sample is never above the importance-weighted one by more than sampling noise.
+    assert metrics["nll_nats"] <= -metrics["elbo_nats"] + 5 * metrics["nll_standard_error_nats"] + 1
+    assert metrics["bits_per_dim"] == pytest.approx(metrics["nll_nats"] / np.log(2) / (16 * 16 * 3))
+    for name in ("samples", "reconstructions", "interpolations", "traversals"):
+        with Image.open(done.root / f"reports/evaluate/{name}.png") as picture:
+            assert np.asarray(picture).std() > 1
+    changed = done.run("git", "add", "-A", "--dry-run").stdout
+    assert "data/processed" not in changed
+    assert "mlflow.db" not in changed
+    assert ".work" not in changed
+
+
+def test_search_stopped_bad_trials_early_and_chose_the_best(done: Workspace) -> None:
+    trials = pd.read_csv(done.root / "reports/tune/trials.csv")
+    best = json.loads((done.root / "reports/tune/best.json").read_text())
+    assert len(trials) == 4
+    assert (trials["state"] == "completed").any()
+    assert (trials["state"] == "stopped early").any()
+    completed = trials[trials["state"] == "completed"]
+    assert best["score"] == pytest.approx(completed["score"].min())
+    config = json.loads((done.root / "models/vae/config.json").read_text())
+    assert config["model"]["latent_dim"] == best["latent_dim"]
+
+
+def test_nothing_to_do_runs_no_stage(done: Workspace) -> None:
+    result = done.run("dvc", "repro")
+    assert result.returncode == 0, result.stderr
+    assert _executed(result.stdout) == []
+
+
+def test_mlflow_holds_run_trials_curves_pictures_and_champion(done: Workspace) -> None:
+    code = """
+import json, sys, mlflow
+mlflow.set_tracking_uri(sys.argv[1]); client = mlflow.MlflowClient()
+e = client.get_experiment_by_name("vaeline")
+runs = client.search_runs([e.experiment_id], max_results=100)
+train = [r for r in runs if r.info.run_name == "train"][0]; tune = [r for r in runs if r.info.run_name == "tune"][0]
+v = client.get_model_version_by_alias("sprites", "champion")
+walk = lambda p: [x for a in client.list_artifacts(train.info.run_id, p) for x in ([a.path] if not a.is_dir else walk(a.path))]
+print(json.dumps({
+  "trials": sum(r.data.tags.get("mlflow.parentRunId") == tune.info.run_id for r in runs),
+  "status": [r.info.status for r in runs], "curve": len(client.get_metric_history(train.info.run_id, "val_elbo_nats")),
+  "metrics": train.data.metrics, "artifacts": walk("evaluate"), "version": v.version, "tags": v.tags}))
+"""
+    result = done.run(sys.executable, "-c", code, f"sqlite:///{done.root / 'mlflow.db'}")
+    assert result.returncode == 0, result.stderr
+    seen = json.loads(result.stdout.splitlines()[-1])
+    assert seen["trials"] == 4
+    assert set(seen["status"]) == {"FINISHED"}
+    assert seen["curve"] == len(pd.read_csv(done.root / "reports/train/curves.csv"))
+    assert {"elbo_nats", "distortion_nats", "rate_nats", "learning_rate", "images_per_second", "test_fcd"} <= set(seen["metrics"])
+    assert "evaluate/samples.png" in seen["artifacts"]
+    assert {"vaeline.git_commit", "vaeline.params_sha256", "vaeline.data_manifest_sha256"} <= set(seen["tags"])
+
+
+def test_registered_model_loads_alone_and_draws_the_same_images_for_the_same_seed(done: Workspace, tmp_path: Path) -> None:
+    # No project in the working directory or on the path: code comes from the artefact. Ray and DVC are blocked.
+    code = """
+import sys
+for name in ("ray", "dvc", "pipeline"): sys.modules[name] = None
+import os; os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+import mlflow, numpy as np, pandas as pd
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/sprites@champion")
+ask = pd.DataFrame({"n": [16], "seed": [0]})
+a, b, c = model.predict(ask), model.predict(ask), model.predict(pd.DataFrame({"n": [16], "seed": [1]}))
+assert a.shape == (16, 16, 16, 3) and a.dtype == np.uint8
+assert (a == b).all() and (a != c).any()
+cold = model.predict(pd.DataFrame({"n": [2], "seed": [0]}), params={"temperature": 0.0})
+np.save(sys.argv[2], a)
+"""
+    target = tmp_path / "drawn.npy"
+    environment = {"PYTHONPATH": ""}
+    result = Workspace.run(done, sys.executable, "-c", code, f"sqlite:///{done.root / 'mlflow.db'}", str(target), **environment)
+    assert result.returncode == 0, result.stderr
+    assert np.load(target).std() > 1
+
+
+def test_no_file_of_the_registered_model_is_a_pickle(done: Workspace) -> None:
+    files = [p for p in (done.root / "mlartifacts").rglob("*") if p.is_file() and "models" in p.parts]
+    assert files
+    for path in files:
+        assert path.suffix not in (".pkl", ".pickle", ".pt", ".pth", ".joblib"), path
+        assert not path.read_bytes().startswith((b"\x80\x04", b"\x80\x05", b"PK\x03\x04")), path
+
+
+def test_changed_parameter_reruns_exactly_the_stages_that_read_it(done: Workspace) -> None:
+    before = (done.root / "params.yaml").read_text()
+    expected = {
+        "evaluate.importance_samples": ["evaluate", "register"],
+        "train.max_failures": ["train", "evaluate", "register"],
+        "augment.flip_probability": ["augment", "tune", "train", "evaluate", "register"],
+        "extractor.learning_rate": ["extractor", "tune", "train", "evaluate", "register"],
+        "preprocess.min_side_pixels": list(STAGES[1:]),
+    }
+    try:
+        for key, stages in expected.items():
+            done.set({key: 7 if "min_side" in key or "samples" in key or "failures" in key else 0.01})
+            status = json.loads(done.run("dvc", "status", "--json").stdout)
+            reading = {stage for stage, changes in status.items() if any("params.yaml" in str(change) for change in changes)}
+            # DVC's status names the stages whose own inputs changed; what follows from them, it reruns where outputs differ.
+            assert reading <= set(stages), (key, reading)
+            assert stages[0] in reading
+            (done.root / "params.yaml").write_text(before)
+    finally:
+        (done.root / "params.yaml").write_text(before)
+
+
+def test_second_training_is_a_challenger_and_the_better_one_is_champion(done: Workspace) -> None:
+    done.set({"train.total_images": 96, "train.validate_every_images": 96, "train.use_tuned": False})
+    result = done.run("dvc", "repro")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert _executed(result.stdout) == ["train", "evaluate", "register"]
+    decision = json.loads((done.root / "reports/register/decision.json").read_text())
+    assert decision["version"] == 2
+    assert decision["previous_champion"] == 1
+    assert decision["promoted"] == (decision["challenger_fcd"] < decision["champion_fcd"])
+    assert decision["champion"] == (2 if decision["promoted"] else 1)
+
+
+@pytest.mark.slow
+def test_repro_twice_from_clean_gives_the_same_bytes_and_metrics(tmp_path: Path) -> None:
+    seen = []
+    for attempt in ("one", "two"):
+        workspace = Workspace(tmp_path / attempt)
+        workspace.run("git", "init", "-q")
+        result = workspace.run(sys.executable, "-m", "pipeline.run")
+        assert result.returncode == 0, result.stdout + result.stderr
+        data = {**_tree_hash(workspace.root / "data/processed"), **_tree_hash(workspace.root / "data/augmented")}
+        model = _tree_hash(workspace.root / "models")
+        metrics = (workspace.root / "reports/evaluate/metrics.json").read_text()
+        best = (workspace.root / "reports/tune/best.json").read_text()
+        seen.append((data, model, metrics, best))
+        shutil.rmtree(workspace.root)
+        time.sleep(0)
+    assert seen[0] == seen[1]
