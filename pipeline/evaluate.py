@@ -49,7 +49,7 @@ def _fcd_scores(values: SimpleNamespace, generator: Generator, network: Extracto
     samples = values.evaluate.samples
     try:
         floor = frechet_distance(
-            moments(network.features(test.slice(0, len(test)))), moments(network.features(train.slice(0, samples)))
+            moments(network.features(test.slice(0, len(test)))), moments(network.features(train.spread(samples)))
         )
         return {"fcd": fcd(generator, network, test, samples, values.base.seed), "fcd_real_floor": floor}
     except TooFewSamplesError as error:
@@ -60,7 +60,7 @@ def _fcd_scores(values: SimpleNamespace, generator: Generator, network: Extracto
 def _likelihood(values: SimpleNamespace, generator: Generator, test: ImageShards) -> dict[str, float]:
     section, seed = values.evaluate, values.base.seed
     terms = bound(generator.model, test, BATCH, seed)
-    some = to_model_range(torch.from_numpy(test.slice(0, section.importance_images)))
+    some = to_model_range(torch.from_numpy(test.spread(section.importance_images)))
     nll_N = importance_weighted_nll(generator.model, some, section.importance_samples, seed)
     nll = float(nll_N.mean())
     return {
@@ -99,15 +99,14 @@ def _pictures(values: SimpleNamespace, generator: Generator, test: ImageShards, 
     """Samples; originals over their reconstructions; interpolations between test images; traversals of the busiest latents."""
     seed = values.base.seed
     save_png(grid(generator.sample(GRID_SAMPLES, seed), columns=16), directory / "samples.png")
-    rows = np.linspace(0, len(test) - 1, min(32, len(test))).astype(np.int64)
-    originals = test.gather(rows)
+    originals = test.spread(32)
     copies = generator.reconstruct(originals)
     pairs = [part[i : i + 16] for i in range(0, len(originals), 16) for part in (originals, copies)]
     save_png(grid(np.concatenate(pairs), columns=16), directory / "reconstructions.png")
     mean_ND, _ = generator.encode(originals[: 2 * GRID_PAIRS])
     paths = [_between(mean_ND[i], mean_ND[i + 1], GRID_STEPS) for i in range(0, len(mean_ND) - 1, 2)]
     save_png(grid(generator.decode(torch.cat(paths)), columns=GRID_STEPS), directory / "interpolations.png")
-    rates_D = generator.rate_per_dim(test.slice(0, 2000))
+    rates_D = generator.rate_per_dim(test.spread(2000))
     busiest = torch.argsort(rates_D, descending=True)
     start_D = mean_ND[0]
     moved = start_D.repeat(len(busiest) * GRID_STEPS, 1)

@@ -24,6 +24,7 @@ from vae.extractor import load_extractor
 from vae.files import canonical_json, sha256_file
 from vae.images import to_uint8
 from vae.metrics.frechet import Moments, frechet_distance, moments
+from vae.samplers import fit_prior
 from vae.trainer import Fitted, NonFiniteError, StoppedError, fit
 
 STOP_FILE = "stop"
@@ -40,7 +41,7 @@ class Job:
     val_directory: str
     state_directory: str  # checkpoints/, spool.jsonl, the final weights, stop
     threads: int
-    score: dict[str, Any] | None = None  # FCD of every report: extractor, reference (paths), samples, seed
+    score: dict[str, Any] | None = None  # FCD of every report: extractor, reference, samples, prior, components, seed
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -90,19 +91,20 @@ def save_reference(path: Path, features_moments: Moments) -> None:
 
 
 class _Scorer:
-    """FCD of samples from N(0, I) against the reference: judges the model itself, before any density is fitted."""
+    """FCD of samples, drawn as the finished model draws them, against the reference."""
 
-    def __init__(self, score: dict[str, Any], latent_dim: int) -> None:
+    def __init__(self, score: dict[str, Any], train: ImageShards) -> None:
         self._extractor, _ = load_extractor(Path(score["extractor"]))
         tensors = load_file(score["reference"])
         self._reference = Moments(tensors["mean_D"], tensors["cov_DD"], int(tensors["count"]))
-        generator = torch.Generator().manual_seed(score["seed"])
-        self._z_ND = torch.randn(score["samples"], latent_dim, generator=generator)
+        self._score, self._images = score, train.spread(score["samples"])
 
     @torch.no_grad()
     def __call__(self, model: torch.nn.Module) -> dict[str, float]:
-        device = next(model.parameters()).device
-        features = [self._extractor.features(to_uint8(model.sample(z.to(device))).cpu()) for z in self._z_ND.split(SCORE_BATCH)]
+        score, device = self._score, next(model.parameters()).device
+        prior = fit_prior(model, self._images, score["prior"], score["components"], score["seed"])
+        z_ND = prior.sample(score["samples"], torch.Generator().manual_seed(score["seed"]))
+        features = [self._extractor.features(to_uint8(model.sample(z.to(device))).cpu()) for z in z_ND.split(SCORE_BATCH)]
         return {"val_fcd": frechet_distance(self._reference, moments(torch.cat(features)))}
 
 
@@ -113,7 +115,8 @@ def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda 
     """
     torch.set_num_threads(job.threads)
     writer = SpoolWriter(job.spool) if rank() == 0 else None
-    scorer = _Scorer(job.score, job.model.latent_dim) if writer and job.score else None
+    train = ImageShards(*map(Path, job.train_directories))
+    scorer = _Scorer(job.score, train) if writer and job.score else None
 
     def on_report(metrics: dict[str, float], averaged: torch.nn.Module) -> None:
         record = metrics
@@ -125,7 +128,7 @@ def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda 
     return fit(
         job.model,
         job.fit,
-        ImageShards(*map(Path, job.train_directories)),
+        train,
         ImageShards(Path(job.val_directory)),
         checkpoints=job.state / "checkpoints",
         on_report=on_report,

@@ -15,7 +15,6 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pandas as pd
 
 from pipeline import stage
@@ -30,6 +29,7 @@ from vae.images import grid, save_png
 
 PARAMS = ("base.image_size", "base.mode", "preprocess")
 CHUNK_FILES = 128  # files a process decodes at a time
+SHEET_IMAGES = 64  # on the picture of the report
 POOL_FROM_BYTES = 16 * 2**20  # below this, starting processes costs more than it saves
 SKIPPED_NAMES = ("thumbs.db", "desktop.ini")
 SKIPPED_FOLDERS = ("__MACOSX",)
@@ -116,12 +116,6 @@ def _check(index: pd.DataFrame, rejected: pd.DataFrame) -> None:
         )
 
 
-def _sheet(splits: Path, index: pd.DataFrame) -> np.ndarray:
-    """64 training images at equal distances, for a look at what training sees."""
-    images = ImageShards(splits / "train")
-    return images.gather(np.linspace(0, len(images) - 1, min(64, len(images))).astype(np.int64))
-
-
 def preprocess(values: SimpleNamespace, paths: Paths) -> None:
     """data/raw to data/processed, and a report of what became of every file."""
     read_manifest(paths.raw)
@@ -153,7 +147,7 @@ def preprocess(values: SimpleNamespace, paths: Paths) -> None:
                 **{f"{split}_images": count for split, count in counts.items()},
             }
             write_text(report / METRICS, canonical_json(metrics))
-            save_png(grid(_sheet(directory, index), columns=16), report / "images.png")
+            save_png(grid(ImageShards(directory / "train").spread(SHEET_IMAGES), columns=16), report / "images.png")
     reasons = "; ".join(f"{n} {reason}" for reason, n in rejected["reason"].value_counts().items())
     log.info("%d accepted, %d rejected (%s), %d skipped", len(index), len(rejected), reasons or "none", skipped)
     log.info("%s", ", ".join(f"{count} {split}" for split, count in counts.items()))

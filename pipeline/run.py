@@ -18,7 +18,7 @@ from pipeline import images, params
 from pipeline.cluster import load_profile
 from pipeline.console import set_up_logging
 from pipeline.paths import METRICS, Paths
-from pipeline.stage import FAILURE_FILE, guarded
+from pipeline.stage import FAILURE_FILE, guarded, note_seconds
 from pipeline.tracking import URI_VARIABLE
 from vae.files import read_json
 
@@ -86,6 +86,7 @@ def main() -> None:
         load_profile(paths)
         codes.append(_repro(paths))
         if codes[0] == 0:
+            note_seconds("run", time.monotonic() - started, paths)
             print(_closing(paths, time.monotonic() - started))
 
     code = guarded("run", work, arguments.debug)

@@ -77,6 +77,8 @@ class Fit:
     clip_norm: float = field(above=0)
     ema_decay: float = field(low=0, high=0.999999)
     precision: str = field(choices=("float32", "bfloat16"))
+    prior: str = field(choices=("normal", "mixture"))
+    mixture_components: int = field(low=1, high=4096)
 
     def model_config(self, image_shape: tuple[int, int, int], latent_dim: int) -> ModelConfig:
         return ModelConfig(
@@ -130,8 +132,6 @@ class Train:
     validate_every_images: int = field(low=1)
     checkpoint_every_images: int = field(low=1)
     max_failures: int = field(low=0, high=100)
-    prior: str = field(choices=("normal", "mixture"))
-    mixture_components: int = field(low=1, high=4096)
 
 
 @dataclass(frozen=True, kw_only=True)

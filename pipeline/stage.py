@@ -21,11 +21,12 @@ from pipeline import params
 from pipeline.console import set_up_logging
 from pipeline.errors import PipelineError, TemporaryError
 from pipeline.paths import Paths
-from vae.files import DamagedError, canonical_json, write_text
+from vae.files import DamagedError, canonical_json, read_json, write_text
 
 log = logging.getLogger("pipeline.stage")
 PR_SET_PDEATHSIG = 1
 FAILURE_FILE = "failure.json"
+SECONDS_FILE = "seconds.json"
 EXIT_BAD_DATA, EXIT_SOFTWARE, EXIT_CANNOT_WRITE, EXIT_INTERRUPTED, EXIT_TERMINATED = 65, 70, 73, 130, 143
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
@@ -56,6 +57,13 @@ def lock(name: str, paths: Paths) -> object:
     except BlockingIOError:
         raise TemporaryError(f"stage {name} is already running in {paths.root}: wait for it to end, or end it") from None
     return stream
+
+
+def note_seconds(name: str, seconds: float, paths: Paths) -> None:
+    """Keep how long each stage took last, for whoever asks (benchmarks/showcase.py)."""
+    path = paths.work / SECONDS_FILE
+    times = read_json(path) if path.exists() else {}
+    write_text(path, canonical_json(times | {name: round(seconds, 1)}))
 
 
 def explain(error: BaseException) -> tuple[str, int]:
@@ -110,6 +118,8 @@ def main(name: str, keys: tuple[str, ...], function: StageFunction, description:
         held = lock(name, paths)
         function(values, paths)
         del held
-        log.info("done in %.1f s", time.monotonic() - started)
+        seconds = time.monotonic() - started
+        note_seconds(name, seconds, paths)
+        log.info("done in %.1f s", seconds)
 
     sys.exit(guarded(name, work, debug, paths.work / FAILURE_FILE))

@@ -23,13 +23,12 @@ from pipeline.paths import BEST, METRICS, RUN, Paths
 from pipeline.plots import draw_curves
 from pipeline.spool import read
 from pipeline.tracking import Tracker
-from vae.artefact import Generator, load_artefact, save_artefact
+from vae.artefact import load_artefact, save_artefact
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards
 from vae.files import MANIFEST, canonical_json, read_json, read_manifest, replaced_directory, sha256_file, write_text
 from vae.models import build
-from vae.objective import reparameterize
-from vae.samplers import SAMPLERS, Sampler
+from vae.samplers import fit_prior
 
 PARAMS = ("base.seed", "fit", "train")
 PRIOR_IMAGES = 10_000  # training images whose latents the prior is fitted to
@@ -59,14 +58,6 @@ def configs(values: SimpleNamespace, paths: Paths) -> tuple[ModelConfig, FitConf
     return model, fit
 
 
-def fit_prior(values: SimpleNamespace, generator: Generator, images: ImageShards) -> Sampler:
-    """The latent density to sample from, fitted to posterior samples of training images."""
-    mean_ND, logvar_ND = generator.encode(images.slice(0, PRIOR_IMAGES))
-    noise = torch.randn(mean_ND.shape, generator=torch.Generator().manual_seed(values.base.seed))
-    z_ND = reparameterize(mean_ND, logvar_ND, noise)
-    return SAMPLERS[values.train.prior].fit(z_ND, values.train.mixture_components, values.base.seed)
-
-
 def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
     from safetensors.torch import load_file
 
@@ -78,8 +69,8 @@ def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
         "image_shape": facts["image_shape"],
         "data_manifest": sha256_file(paths.processed / MANIFEST),
     }
-    plain = SAMPLERS["normal"].fit(torch.zeros(1, job.model.latent_dim), 1, values.base.seed)
-    prior = fit_prior(values, Generator(model, job.model, plain, contract), ImageShards(paths.processed / "train"))
+    images = ImageShards(paths.processed / "train").spread(PRIOR_IMAGES)
+    prior = fit_prior(model, images, values.fit.prior, values.fit.mixture_components, values.base.seed)
     with replaced_directory(paths.model) as directory:
         save_artefact(directory, model, job.model, prior, contract)
     load_artefact(paths.model)

@@ -73,7 +73,7 @@ def _score(values: SimpleNamespace, paths: Paths, state: Path) -> dict[str, Any]
     network, _ = load_extractor(paths.extractor)
     images = ImageShards(paths.processed / "val")
     try:
-        reference = moments(network.features(images.slice(0, values.tune.score_samples)))
+        reference = moments(network.features(images.spread(values.tune.score_samples)))
     except TooFewSamplesError as error:
         raise BadDataError(f"{error} in the validation split: add images, or set tune.score: elbo_nats in params.yaml") from None
     state.mkdir(parents=True, exist_ok=True)
@@ -82,6 +82,8 @@ def _score(values: SimpleNamespace, paths: Paths, state: Path) -> dict[str, Any]
         "extractor": str(paths.extractor),
         "reference": str(state / "reference.safetensors"),
         "samples": values.tune.score_samples,
+        "prior": values.fit.prior,
+        "components": values.fit.mixture_components,
         "seed": values.base.seed,
     }
 

@@ -39,7 +39,7 @@ TINY = {
     "train.total_images": 640,
     "train.validate_every_images": 320,
     "train.checkpoint_every_images": 320,
-    "train.mixture_components": 2,
+    "fit.mixture_components": 2,
     "evaluate.samples": 128,
     "evaluate.importance_samples": 4,
     "evaluate.importance_images": 8,
@@ -77,9 +77,7 @@ class Workspace:
         """Run ``python -m …`` or another command in the workspace."""
         every = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "VAELINE_CLUSTER")}
         every |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(self.root)} | environment
-        return subprocess.run(
-            command, cwd=self.root, env=every, capture_output=True, text=True, timeout=timeout, check=False
-        )
+        return subprocess.run(command, cwd=self.root, env=every, capture_output=True, text=True, timeout=timeout, check=False)
 
     def stage(self, name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         """Run one stage."""

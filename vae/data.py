@@ -75,6 +75,10 @@ class ImageShards:
         """Images start..stop (clipped to the end) in stored order."""
         return self.gather(np.arange(start, min(stop, len(self))))
 
+    def spread(self, count: int) -> np.ndarray:
+        """``count`` images (or all, where there are fewer) at equal distances: stored order is sorted by folder, so a head is no sample."""
+        return self.gather(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64))
+
 
 @lru_cache(maxsize=2)
 def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:

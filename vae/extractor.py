@@ -25,6 +25,7 @@ TURNS = 4
 GROUPS = 8
 WEIGHTS, CONFIG = "extractor.safetensors", "extractor.json"
 FEATURE_BATCH = 256
+STANDARDISED_ON = 10_000  # training images that set the mean and deviation of the features
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def train_extractor(
         right.append(float((scores.argmax(1) == target).float().mean()))
         on_progress((step + 1) * batch_size, right[-1])
     network.eval().requires_grad_(False)
-    known = network.features(images.slice(0, min(len(images), 10_000)))
+    known = network.features(images.spread(STANDARDISED_ON))
     network.mean_F.copy_(known.mean(0))
     network.std_F.copy_(known.std(0).clamp_min(1e-6))
     tail = right[-max(1, steps // 10) :]

@@ -6,10 +6,15 @@ with the model. Fitting a density after training: Ghosh et al., From Variational
 
 from __future__ import annotations
 
+import warnings
 from typing import Self
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from vae.images import to_model_range
+from vae.objective import reparameterize
 
 
 class Normal:
@@ -42,13 +47,12 @@ class Mixture:
     def fit(cls, z_ND: Tensor, components: int, seed: int) -> Self:
         """Expectation maximisation on posterior samples; fewer components where there are few latents."""
         from sklearn.mixture import GaussianMixture
+        from threadpoolctl import threadpool_limits
 
         count, dim = z_ND.shape
         components = max(1, min(components, count // (4 * dim)))
         fitted = GaussianMixture(components, covariance_type="full", reg_covar=1e-4, max_iter=60, tol=1e-3, random_state=seed)
-        import warnings
-
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), threadpool_limits(1):  # one thread: sums in one order
             warnings.simplefilter("ignore")  # stopping before full convergence is the budget, not a fault
             fitted.fit(z_ND.double().numpy())
         covariance_KDD = torch.from_numpy(fitted.covariances_)
@@ -69,4 +73,17 @@ class Mixture:
 
 
 Sampler = Normal | Mixture
+ENCODED = 256  # images at a time
+
+
+@torch.no_grad()
+def fit_prior(model: nn.Module, images_NHWC: np.ndarray, name: str, components: int, seed: int) -> Sampler:
+    """The density ``name`` fitted to one posterior sample of each uint8 image."""
+    device = next(model.parameters()).device
+    parts = [model.encode(to_model_range(x.to(device))) for x in torch.from_numpy(images_NHWC).split(ENCODED)]
+    mean_ND, logvar_ND = (torch.cat([part[i].cpu() for part in parts]) for i in (0, 1))
+    noise_ND = torch.randn(mean_ND.shape, generator=torch.Generator().manual_seed(seed))
+    return SAMPLERS[name].fit(reparameterize(mean_ND, logvar_ND, noise_ND), components, seed)
+
+
 SAMPLERS: dict[str, type[Normal] | type[Mixture]] = {"normal": Normal, "mixture": Mixture}

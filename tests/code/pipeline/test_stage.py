@@ -43,7 +43,7 @@ def recorded(folder: Path) -> dict:
 
 
 def test_stage_bad_parameters_exit_78_with_every_line_and_record(project):
-    text = project.text.replace("seed: 0", "seed: -3").replace("copies: 1  ", "copys: 1  ")
+    text = project.text.replace("seed: 0", "seed: -3").replace("copies: 1", "copys: 1")
     project.paths.params.write_text(text)
     code, stderr = run(project.root, "pass")
     assert code == 78

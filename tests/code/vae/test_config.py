@@ -15,7 +15,14 @@ FIT = {
     "weight_decay": 0.0, "clip_norm": 1.0, "ema_decay": 0.99, "precision": "float32", "validate_every_images": 100,
     "checkpoint_every_images": 200,
 }  # fmt: skip
-MODEL = {"name": "conv", "image_shape": [8, 8, 1], "latent_dim": 2, "widths": [8, 16], "hidden_units": 4, "likelihood": "logistic"}
+MODEL = {
+    "name": "conv",
+    "image_shape": [8, 8, 1],
+    "latent_dim": 2,
+    "widths": [8, 16],
+    "hidden_units": 4,
+    "likelihood": "logistic",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +71,9 @@ def test_parse_missing_key_is_named(key: str) -> None:
     assert problem == Problem(f"here.{key}", "missing key")
 
 
-@pytest.mark.parametrize(("typo", "meant"), [("learning_rat", "learning_rate"), ("Beta", "beta"), ("total_image", "total_images")])
+@pytest.mark.parametrize(
+    ("typo", "meant"), [("learning_rat", "learning_rate"), ("Beta", "beta"), ("total_image", "total_images")]
+)
 def test_parse_unknown_key_suggests_the_nearest(typo: str, meant: str) -> None:
     problem = only_problem(FitConfig, FIT | {typo: 1})
     assert problem.key == f"here.{typo}"

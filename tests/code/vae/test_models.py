@@ -21,9 +21,7 @@ SHAPES = [
 
 
 def make(image_shape: tuple[int, int, int], widths: tuple[int, ...], likelihood: str) -> ModelConfig:
-    return ModelConfig(
-        name="conv", image_shape=image_shape, latent_dim=5, widths=widths, hidden_units=12, likelihood=likelihood
-    )
+    return ModelConfig(name="conv", image_shape=image_shape, latent_dim=5, widths=widths, hidden_units=12, likelihood=likelihood)
 
 
 def images(config: ModelConfig, count: int, seed: int = 0) -> torch.Tensor:
@@ -79,7 +77,7 @@ def test_build_unknown_likelihood_suggests_the_nearest(model_config: ModelConfig
 
 
 def test_build_bernoulli_on_colour_is_refused(model_config: ModelConfig) -> None:
-    with pytest.raises(ValueError, match="base.mode: L"):
+    with pytest.raises(ValueError, match=r"base\.mode: L"):
         build(replace(model_config, image_shape=(8, 8, 3), likelihood="bernoulli"))
 
 

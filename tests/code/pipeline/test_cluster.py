@@ -1,0 +1,113 @@
+"""Cluster profile: every problem of the file at once, and no more workers than there is room for. Ray is never started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import params
+from pipeline.cluster import ADDRESS_VARIABLE, DEFAULT_PROFILE, PROFILE_VARIABLE, Profile, _need, load_profile
+from pipeline.errors import BadConfigError, InputMissingError
+from pipeline.paths import Paths
+
+ROOT = Path(__file__).resolve().parents[3]
+GOOD = "address: local\nworkers: 2\ncpus_per_worker: 1\ngpus_per_worker: 0\nthreads_per_worker: 1\n"
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch):
+    monkeypatch.delenv(PROFILE_VARIABLE, raising=False)
+    monkeypatch.delenv(ADDRESS_VARIABLE, raising=False)
+
+
+def profile(**changes: object) -> Profile:
+    fields = {"address": "local", "workers": 2, "cpus_per_worker": 1, "gpus_per_worker": 0, "threads_per_worker": 1}
+    return Profile(**(fields | changes))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "infra/ray").glob("*.yaml")), ids=lambda p: p.name)
+def test_load_profile_files_of_the_project_are_valid(path, monkeypatch):
+    text = path.read_text()
+    if "kind:" in text or "apiVersion" in text:
+        return  # a manifest of Kubernetes
+    monkeypatch.setenv(PROFILE_VARIABLE, str(path))
+    assert load_profile(Paths(ROOT)).workers >= 1
+
+
+def test_load_profile_default_fits_a_laptop_and_gpus_join_a_cluster(monkeypatch):
+    laptop = load_profile(Paths(ROOT))
+    assert laptop.address == "local" and laptop.gpus_per_worker == 0 and laptop.workers * laptop.cpus_per_worker <= 2
+    monkeypatch.setenv(PROFILE_VARIABLE, "infra/ray/gpus.yaml")
+    gpus = load_profile(Paths(ROOT))
+    assert gpus.address == "auto" and gpus.gpus_per_worker == 1
+
+
+def test_load_profile_all_problems_at_once_with_their_lines(tmp_path, monkeypatch):
+    (tmp_path / "my.yaml").write_text(GOOD.replace("workers: 2", "workers: 0").replace("threads_per", "thread_per"))
+    monkeypatch.setenv(PROFILE_VARIABLE, "my.yaml")
+    with pytest.raises(BadConfigError) as caught:
+        load_profile(Paths(tmp_path))
+    lines = str(caught.value).splitlines()
+    assert caught.value.exit_code == 78
+    assert any(line.startswith("my.yaml:2: workers: 0 is out of range: allowed 1") for line in lines)
+    assert any(line.startswith("my.yaml:5: thread_per_worker: unknown key; did you mean 'threads_per_worker'?") for line in lines)
+    assert any("threads_per_worker: missing key" in line for line in lines)
+    assert len(lines) == 3
+
+
+def test_load_profile_key_given_twice_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "my.yaml").write_text(GOOD + "workers: 4\n")
+    monkeypatch.setenv(PROFILE_VARIABLE, "my.yaml")
+    with pytest.raises(BadConfigError, match="workers: key given twice"):
+        load_profile(Paths(tmp_path))
+
+
+def test_load_profile_missing_file_is_named(tmp_path):
+    with pytest.raises(InputMissingError, match=r"laptop\.yaml does not exist"):
+        load_profile(Paths(tmp_path))
+
+
+def test_load_profile_address_of_the_environment_wins(monkeypatch):
+    monkeypatch.setenv(ADDRESS_VARIABLE, "10.0.0.1:6379")
+    found = load_profile(Paths(ROOT))
+    monkeypatch.delenv(ADDRESS_VARIABLE)
+    assert found.address == "10.0.0.1:6379"
+    assert vars(found) | {"address": "local"} == vars(load_profile(Paths(ROOT)))
+
+
+def test_need_more_workers_than_processors_is_refused_with_the_numbers(monkeypatch):
+    with pytest.raises(BadConfigError) as caught:
+        _need(profile(workers=4), {"CPU": 2}, 4)
+    message = str(caught.value)
+    assert "4 workers of 1 CPU each need 4 CPU" in message and "has 2" in message and DEFAULT_PROFILE in message
+    monkeypatch.setenv(PROFILE_VARIABLE, "infra/ray/mine.yaml")
+    with pytest.raises(BadConfigError, match=r"infra/ray/mine\.yaml"):
+        _need(profile(workers=4), {"CPU": 2}, 4)
+
+
+def test_need_as_many_as_there_are_is_allowed():
+    _need(profile(), {"CPU": 2.0}, 2)
+    _need(profile(cpus_per_worker=2, gpus_per_worker=1), {"CPU": 4.0, "GPU": 2.0}, 2)
+
+
+def test_need_counts_the_workers_asked_for_and_not_those_of_the_profile():
+    _need(profile(workers=8), {"CPU": 1}, 1)
+    with pytest.raises(BadConfigError):
+        _need(profile(workers=1), {"CPU": 1}, 2)
+
+
+def test_need_processors_of_each_worker_are_multiplied():
+    with pytest.raises(BadConfigError, match="2 workers of 2 CPU each need 4 CPU"):
+        _need(profile(cpus_per_worker=2), {"CPU": 3}, 2)
+
+
+def test_need_gpus_that_are_not_there_are_refused():
+    with pytest.raises(BadConfigError, match="need 2 GPU, the Ray cluster has 0"):
+        _need(profile(gpus_per_worker=1), {"CPU": 8}, 2)
+
+
+def test_profile_is_no_part_of_params_yaml():
+    assert not {"cluster", "workers", "gpus_per_worker"} & set(params.SECTIONS)
+    names = {name for section in params.SECTIONS.values() for name in section.__dataclass_fields__}
+    assert not names & {"workers", "cpus_per_worker", "gpus_per_worker", "address", "threads_per_worker"}

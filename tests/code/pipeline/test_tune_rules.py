@@ -1,0 +1,123 @@
+"""Tune's rules without Ray: what a trial's job is, how its row in the table reads, and which trial is best."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from pipeline.errors import TrainingFailedError
+from pipeline.job import Job
+from pipeline.spool import SpoolWriter
+from pipeline.tune import SCORES, _best, _table, trial_job
+from vae.config import FitConfig, ModelConfig
+
+
+@pytest.fixture
+def template(tmp_path) -> Job:
+    model = ModelConfig(name="conv", image_shape=(8, 8, 1), latent_dim=2, widths=(8,), hidden_units=8, likelihood="logistic")
+    fit = FitConfig(
+        seed=0, beta=1.0, global_batch_size=10, total_images=100, learning_rate=1e-3, warmup_images=0, weight_decay=0.0,
+        clip_norm=1.0, ema_decay=0.9, precision="float32", validate_every_images=50, checkpoint_every_images=50,
+    )  # fmt: skip
+    return Job(model=model, fit=fit, train_directories=(), val_directory="", state_directory=str(tmp_path), threads=1)
+
+
+def rows(*trials: tuple[str, float | None]) -> pd.DataFrame:
+    return pd.DataFrame([{"trial": i, "state": state, "score": score} for i, (state, score) in enumerate(trials)])
+
+
+def result(beta: float, latent_dim: int, error: Exception | None = None) -> SimpleNamespace:
+    return SimpleNamespace(config={"beta": beta, "latent_dim": latent_dim}, error=error)
+
+
+def test_scores_hold_no_beta_and_say_which_way_is_better():
+    assert {name: mode for name, (_, mode) in SCORES.items()} == {"fcd": "min", "elbo_nats": "max"}
+    assert all("loss" not in metric and "beta" not in metric for metric, _ in SCORES.values())
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("min", 1), ("max", 2)])
+def test_best_follows_the_direction_of_the_score(mode, expected):
+    table = rows(("completed", 3.0), ("completed", 1.0), ("completed", 9.0))
+    assert _best(table, mode, [])["trial"] == expected
+
+
+def test_best_trial_with_the_whole_budget_beats_a_better_one_without():
+    table = rows(("stopped early", 0.1), ("completed", 2.0), ("failed", 0.0), ("completed", 3.0))
+    assert _best(table, "min", [])["trial"] == 1
+
+
+def test_best_without_a_completed_trial_takes_the_best_that_reported():
+    table = rows(("stopped early", 5.0), ("stopped early", 4.0), ("failed", 1.0), ("stopped early", None))
+    assert _best(table, "min", [])["trial"] == 1
+
+
+def test_best_tie_goes_to_the_earlier_trial():
+    assert _best(rows(("completed", 2.0), ("completed", 1.0), ("completed", 1.0)), "min", [])["trial"] == 1
+    assert _best(rows(("completed", 2.0), ("completed", 2.0)), "max", [])["trial"] == 0
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_best_never_takes_a_score_that_is_no_number(mode):
+    assert _best(rows(("completed", math.nan), ("completed", 7.0), ("completed", None)), mode, [])["trial"] == 1
+
+
+def test_best_all_failed_names_the_first_cause():
+    with pytest.raises(TrainingFailedError) as caught:
+        _best(
+            rows(("failed", None), ("failed", 1.0)),
+            "min",
+            [ValueError("Traceback\n  lines\nValueError: not finite"), ValueError("b")],
+        )
+    assert "all 2 trials failed" in str(caught.value) and str(caught.value).endswith("ValueError: not finite")
+    assert caught.value.exit_code == 70
+
+
+@pytest.mark.parametrize("errors", [[], [ValueError("")]])
+def test_best_nothing_reported_says_so(errors):
+    with pytest.raises(TrainingFailedError, match="no report"):
+        _best(rows(("stopped early", None)), "min", errors)
+
+
+def test_trial_job_changes_the_point_and_its_state_only(template):
+    job = trial_job(template, 2.5, 7)
+    assert (job.fit.beta, job.model.latent_dim) == (2.5, 7)
+    back = Job.from_dict(job.to_dict() | {"state_directory": template.state_directory})
+    assert trial_job(back, 1.0, 2).to_dict() == trial_job(template, 1.0, 2).to_dict()
+    assert job.state.parent == template.state
+
+
+def test_trial_job_same_point_same_state_other_point_another(template):
+    points = [(1.0, 4), (1.0, 5), (1.0000001, 4), (0.1 + 0.2, 4), (1e-5, 4), (10.0, 4)]
+    states = [trial_job(template, *point).state_directory for point in points]
+    assert len(set(states)) == len(points)
+    assert states == [trial_job(template, *point).state_directory for point in points]
+
+
+def test_trial_job_travels_as_plain_data(template):
+    job = trial_job(template, 0.3, 3)
+    assert Job.from_dict(job.to_dict()) == job
+
+
+def test_table_tells_completed_stopped_and_failed_apart(template):
+    def report(point: tuple[float, int], *steps: int) -> SimpleNamespace:
+        writer = SpoolWriter(trial_job(template, *point).spool)
+        for step in steps:
+            writer.append(
+                {"step": step, "images": step * 10, "val_fcd": 100.0 - step, "val_elbo_nats": -float(step),
+                 "val_rate_nats": 1.0, "val_distortion_nats": 2.0}
+            )  # fmt: skip
+        return result(*point)
+
+    assert template.fit.total_steps == 10
+    grid = [report((0.5, 2), 5, 10), report((1.0, 3), 5), result(2.0, 4, ValueError("x")), result(4.0, 5)]
+    table = _table(grid, template, "val_fcd")
+    assert list(table["state"]) == ["completed", "stopped early", "failed", "stopped early"]
+    assert list(table["trial"]) == [0, 1, 2, 3] and list(table["latent_dim"]) == [2, 3, 4, 5]
+    assert list(table["images"]) == [100, 50, 0, 0]
+    assert list(table["score"][:2]) == [90.0, 95.0] and table["score"][2:].isna().all()
+    assert list(table["elbo_nats"][:2]) == [-10.0, -5.0]
+    assert _best(table, "min", [])["trial"] == 0
+    assert list(_table(grid, template, "val_elbo_nats")["score"][:2]) == [-10.0, -5.0]
