@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 BACKGROUND = (255, 255, 255)  # behind transparent pixels
 MAX_FILE_BYTES = 512 * 2**20
 FITS = {"crop": ImageOps.fit, "pad": ImageOps.pad}
@@ -56,11 +56,12 @@ def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
     """8-bit ``mode``; 16-bit and float pictures are scaled by their range instead of clipped to white."""
     if picture.mode.startswith(("I", "F")):
         values = np.asarray(picture, dtype=np.float64)
+        values = np.where(np.isfinite(values), values, 0.0)
         low, high = (0.0, 65535.0) if picture.mode.startswith("I;16") or values.max(initial=0) > 255 else (0.0, 255.0)
         if picture.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > high:
             low, high = float(values.min()), float(values.max())
         scaled = (values - low) / max(high - low, 1e-12) * 255
-        picture = Image.fromarray(np.nan_to_num(scaled).clip(0, 255).round().astype(np.uint8))
+        picture = Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8))
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         behind = Image.new("RGBA", picture.size, (*BACKGROUND, 255))
@@ -85,7 +86,7 @@ def _decode(data: bytes, rules: Rules) -> tuple[np.ndarray, int, int, str]:
     try:
         probe.verify()
         with Image.open(io.BytesIO(data)) as picture:
-            if form == "JPEG":  # decode at a fraction of the size where that is still larger than what is wanted
+            if form in ("JPEG", "MPO"):  # decode at a fraction of the size where that is still larger than what is wanted
                 picture.draft(None, (2 * rules.size, 2 * rules.size))
             picture.load()
             picture = ImageOps.exif_transpose(picture)

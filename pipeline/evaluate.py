@@ -88,11 +88,15 @@ def _latent_scores(generator: Generator, test: ImageShards, index: pd.DataFrame)
 
 def _between(a_D: torch.Tensor, b_D: torch.Tensor, steps: int) -> torch.Tensor:
     """Points from a to b along the great circle, lengths interpolated: stays where the prior has its mass (White 2016)."""
-    angle = torch.acos(torch.clamp(torch.dot(a_D, b_D) / (a_D.norm() * b_D.norm() + 1e-12), -1, 1))
-    t = torch.linspace(0, 1, steps)[:, None]
-    if angle < 1e-4:
+    t, length_a, length_b = torch.linspace(0, 1, steps)[:, None], a_D.norm(), b_D.norm()
+    if min(length_a, length_b) < 1e-6:
         return a_D + t * (b_D - a_D)
-    return (torch.sin((1 - t) * angle) * a_D + torch.sin(t * angle) * b_D) / torch.sin(angle)
+    unit_a, unit_b = a_D / length_a, b_D / length_b
+    angle = torch.acos(torch.dot(unit_a, unit_b).clamp(-1, 1))
+    if torch.sin(angle) < 1e-4:  # the same or the opposite direction: no circle, or too many
+        return a_D + t * (b_D - a_D)
+    direction = (torch.sin((1 - t) * angle) * unit_a + torch.sin(t * angle) * unit_b) / torch.sin(angle)
+    return direction * ((1 - t) * length_a + t * length_b)
 
 
 def _pictures(values: SimpleNamespace, generator: Generator, test: ImageShards, directory: Path) -> None:

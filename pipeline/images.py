@@ -27,6 +27,7 @@ from vae.files import write_text
 
 LOOKED_AT = 200  # files, evenly spread
 SIDES = (32, 64)  # offered to photographs: what two cores train in minutes
+SMALLEST = 8  # the least base.image_size
 SMALL = 48  # up to here a square set keeps its own size
 FEW_IMAGES = 3000  # below: too few validation images for the Fréchet distance, so the search ranks by the bound
 log = logging.getLogger("pipeline.images")
@@ -92,7 +93,7 @@ def look(origin: Path) -> Look:
 def suggest(origin: Path, seen: Look, strides: int) -> dict[str, Any]:
     """Values of params.yaml for such images; ``strides`` is what the picture's side must divide by."""
     size = SIDES[0] if seen.short_side < SIDES[1] else SIDES[1]
-    if seen.square_side and seen.square_side <= SMALL and seen.square_side % strides == 0:
+    if seen.square_side and SMALLEST <= seen.square_side <= SMALL and seen.square_side % strides == 0:
         size = seen.square_side
     stem = origin.resolve().name.lower()
     for suffix in (".zip", *TAR_SUFFIXES):

@@ -44,7 +44,7 @@ def _repeated(node: yaml.Node | None, prefix: str = "") -> list[Problem]:
 def _document(text: str, source: str) -> tuple[yaml.Node | None, dict[str, Any]]:
     try:
         node, document = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise BadConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
         raise BadConfigError(f"{source} holds no sections")
@@ -115,6 +115,7 @@ def load_section(path: Path, section: type, name: str) -> Any:
     """A YAML file that is one section (a cluster profile), or BadConfigError with every problem."""
     node, document = _document(read_text(path), path.name)
     value, problems = parse(section, document, name)
+    problems += [Problem(f"{name}.{p.key}", p.message) for p in _repeated(node)]
     _refuse([Problem(p.key.removeprefix(f"{name}."), p.message) for p in problems], node, path.name)
     return value
 
@@ -131,7 +132,10 @@ def edited(text: str, values: dict[str, Any]) -> str:
     walk(yaml.compose(text, Loader=yaml.SafeLoader))
     for key in sorted(values, key=lambda k: spans[k], reverse=True):
         start, stop = spans[key]
-        scalar = yaml.safe_dump(values[key], width=10**6, allow_unicode=True).removesuffix("\n").removesuffix("\n...")
+        value = values[key]
+        plain = not isinstance(value, str) or value.isprintable()  # YAML would read some unprintable characters as line ends
+        scalar = yaml.safe_dump(value, width=10**6, allow_unicode=plain, default_flow_style=True)
+        scalar = scalar.removesuffix("\n").removesuffix("\n...")
         text = text[:start] + scalar + text[stop:]
     return text
 

@@ -18,10 +18,9 @@ class Paths:
         return cls(Path.cwd().resolve())
 
     def __getattr__(self, name: str) -> Path:
-        try:
-            return self.root / _PLACES[name]
-        except KeyError:
-            raise AttributeError(f"no path is named {name!r}: known are {', '.join(_PLACES)}") from None
+        if name not in _PLACES:  # first of all: copying and unpickling ask for names before there is a root
+            raise AttributeError(f"no path is named {name!r}: known are {', '.join(_PLACES)}")
+        return self.root / _PLACES[name]
 
 
 _PLACES = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -69,19 +70,20 @@ def _index_and_rejects(paths: Paths, pending: ShardWriter, rules: Rules) -> tupl
     with zipfile.ZipFile(archive) as opened:
         everything = sorted({info.filename for info in opened.infolist() if not info.is_dir()})
     names = [name for name in everything if not _skipped(name)]
-    root = common_root(names)
     accepted, rejected = [], []
     for answer in progress(_decoded(archive, names, rules), len(names), "files", "decoding"):
         if answer.pixels_HWC is None:
             rejected.append((answer.path, answer.reason, answer.detail))
             continue
         pending.add(answer.pixels_HWC)
-        official, label = official_and_label(answer.path, root)
         # Exact duplicates share the hash of their pixels, which is therefore the name of their group.
         facts = (answer.sha256, answer.width, answer.height, answer.mode, answer.sha256)
-        accepted.append((answer.path, label, official, *facts, len(accepted)))
+        accepted.append((answer.path, *facts, len(accepted)))
     pending.close()
-    index = pd.DataFrame(accepted, columns=COLUMNS)
+    # The folders that all images share are wrappers; what else lies beside them (a README) has no say in that.
+    root = common_root([row[0] for row in accepted])
+    rows = [(path, *reversed(official_and_label(path, root)), *facts) for path, *facts in accepted]
+    index = pd.DataFrame(rows, columns=COLUMNS)
     return index, pd.DataFrame(rejected, columns=["path", "reason", "detail"]), len(everything) - len(names)
 
 
@@ -122,7 +124,12 @@ def preprocess(values: SimpleNamespace, paths: Paths) -> None:
     section, base = values.preprocess, values.base
     rules = Rules(base.image_size, base.mode, section.fit, section.min_side_pixels, section.max_pixels)
     shape = (base.image_size, base.image_size, len(base.mode))
-    with replaced_directory(paths.work / "decoded") as temporary, replaced_directory(paths.processed) as directory:
+    paths.work.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=paths.work, prefix="decoded-") as name,
+        replaced_directory(paths.processed) as directory,
+    ):
+        temporary = Path(name)
         pending = ShardWriter(temporary / "all", shape, section.shard_images)
         index, rejected, skipped = _index_and_rejects(paths, pending, rules)
         index["split"] = assign(index, section.val_fraction, section.test_fraction) if len(index) else ""

@@ -76,6 +76,8 @@ def _typed(value: Any, annotation: Any) -> tuple[Any, str | None]:
         if not isinstance(value, list | tuple) or not value:
             return None, f"expected a non-empty list, got {value!r}"
         arguments = typing.get_args(annotation)
+        if arguments[-1] is not Ellipsis and len(arguments) != len(value):
+            return None, f"expected {len(arguments)} values, got {len(value)}"
         items = [_typed(item, arguments[0]) for item in value]
         wrong = next((reason for _, reason in items if reason), None)
         return tuple(item for item, _ in items), wrong
@@ -84,7 +86,10 @@ def _typed(value: Any, annotation: Any) -> tuple[Any, str | None]:
         if value is None:
             return None, None
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value), None
+        try:
+            return float(value), None
+        except OverflowError:
+            return None, "the number is too large"
     if isinstance(value, annotation) and (annotation is bool or not isinstance(value, bool)):
         if isinstance(value, float) and not math.isfinite(value):
             return None, f"expected a finite number, got {value!r}"

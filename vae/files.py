@@ -59,16 +59,22 @@ def write_text(path: Path, text: str) -> None:
 def replaced_directory(final: Path) -> Iterator[Path]:
     """Yield an empty directory beside ``final``; when the block ends well it takes the final name, else it is removed."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    beside = final.with_name(f".{final.name}.part")
+    beside, old = (final.with_name(f".{final.name}.{suffix}") for suffix in ("part", "old"))
+    if old.exists() and not final.exists():  # a kill between the two renames below
+        old.rename(final)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     try:
         yield beside
-        old = final.with_name(f".{final.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if final.exists():
             final.rename(old)
-        beside.rename(final)
+        try:
+            beside.rename(final)
+        except OSError:
+            if old.exists():
+                old.rename(final)
+            raise
         fsync_path(final.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
@@ -91,19 +97,18 @@ def read_manifest(directory: Path, *, hashes: bool = True) -> dict[str, Any]:
     remedy = f"remove {directory} and run `dvc repro` again"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        files = manifest["files"]
+        facts, files = manifest["facts"], manifest["files"]
+        wanted = [(name, entry["size_bytes"], entry["sha256"]) for name, entry in files.items()]
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing: {remedy}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise DamagedError(f"{path} cannot be read: {remedy}") from None
-    for name, expected in files.items():
+    for name, size_bytes, sha256 in wanted:
         member = directory / name
         if not member.is_file():
             raise DamagedError(f"{member} is missing: {remedy}")
-        if member.stat().st_size != expected["size_bytes"]:
-            raise DamagedError(
-                f"{member} has {member.stat().st_size} bytes, its manifest says {expected['size_bytes']}: {remedy}"
-            )
-        if hashes and sha256_file(member) != expected["sha256"]:
+        if member.stat().st_size != size_bytes:
+            raise DamagedError(f"{member} has {member.stat().st_size} bytes, its manifest says {size_bytes}: {remedy}")
+        if hashes and sha256_file(member) != sha256:
             raise DamagedError(f"{member} differs from the sha256 in its manifest: {remedy}")
-    return manifest["facts"]
+    return facts

@@ -9,6 +9,7 @@ set by hand (Rybkin, Daniilidis, Levine: Simple and Effective VAE Training with 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from vae.images import LEVELS
 
+LOG_2 = math.log(2)
 BIN_WIDTH = 2 / (LEVELS - 1)  # distance of two neighbouring levels in model range [-1, 1]
 
 
@@ -59,6 +61,23 @@ class DiscretizedLogistic(_Binned):
         return log_mass.flatten(1).sum(1)
 
 
+class _LogNdtr(torch.autograd.Function):
+    """log of the normal distribution function; torch's own gradient cancels in the far tail, this one does not.
+
+    d/dz log Phi(z) = phi(z) / Phi(z) = sqrt(2 / pi) / erfcx(-z / sqrt(2)).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        ctx.save_for_backward(z)
+        return torch.special.log_ndtr(z)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (z,) = ctx.saved_tensors
+        return gradient * math.sqrt(2 / math.pi) / torch.special.erfcx(-z / math.sqrt(2))
+
+
 class DiscretizedGaussian(_Binned):
     """Normal density over 256 bins; both normal tails are evaluated as logarithms on the side where they are small."""
 
@@ -69,14 +88,15 @@ class DiscretizedGaussian(_Binned):
         lowest, highest = x_NCHW < -1 + BIN_WIDTH / 2, x_NCHW > 1 - BIN_WIDTH / 2
         # Mirror to the negative side, where log_ndtr keeps its precision: P(a < z < b) = P(-b < z < -a).
         folded = -centred.abs()
-        log_upper = torch.special.log_ndtr(folded + half_bin)
-        log_lower = torch.special.log_ndtr(folded - half_bin)
+        log_upper, log_lower = _LogNdtr.apply(folded + half_bin), _LogNdtr.apply(folded - half_bin)
         # log1mexp by whichever form is exact for the size of the gap (Maechler 2012).
         gap = (log_upper - log_lower).clamp_min(1e-12)
-        log1mexp = torch.where(gap < 0.693, torch.log(-torch.expm1(-gap)), torch.log1p(-torch.exp(-gap)))
+        # Each form sees only gaps it can take: the branch that is not chosen must not put a NaN into the gradient.
+        near, far = gap.clamp_max(LOG_2), gap.clamp_min(LOG_2)
+        log1mexp = torch.where(gap < LOG_2, torch.log(-torch.expm1(-near)), torch.log1p(-torch.exp(-far)))
         inner = log_upper + log1mexp
-        tail_low = torch.special.log_ndtr(centred + half_bin)  # mass below the upper edge
-        tail_high = torch.special.log_ndtr(-(centred - half_bin))  # mass above the lower edge
+        tail_low = _LogNdtr.apply(centred + half_bin)  # mass below the upper edge
+        tail_high = _LogNdtr.apply(half_bin - centred)  # mass above the lower edge
         return torch.where(lowest, tail_low, torch.where(highest, tail_high, inner)).flatten(1).sum(1)
 
 

@@ -66,7 +66,8 @@ class Mixture:
 
     def sample(self, n: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         """Latents (n, D); ``temperature`` scales the spread within each component."""
-        component_N = torch.multinomial(self.tensors["weights_K"], n, replacement=True, generator=generator)
+        edges_K = self.tensors["weights_K"].cumsum(0)
+        component_N = torch.searchsorted(edges_K, torch.rand(n, generator=generator) * edges_K[-1]).clamp_max(len(edges_K) - 1)
         means_KD = self.tensors["means_KD"]
         noise_ND = torch.randn(n, means_KD.shape[1], generator=generator) * temperature
         return means_KD[component_N] + torch.einsum("nij,nj->ni", self.tensors["cholesky_KDD"][component_N], noise_ND)

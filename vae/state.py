@@ -46,7 +46,9 @@ def save_checkpoint(
         torch.save(optimizer.state_dict(), directory / "optimizer.pt")
         write_text(directory / "state.json", canonical_json(asdict(progress)))
         write_manifest(directory, step=progress.step)
-    for old in sorted(root.glob(f"{PREFIX}*"))[:-keep]:
+    every = sorted(root.glob(f"{PREFIX}*"))
+    ahead = [path for path in every if path.name > final.name]  # passed over when this run resumed: damaged
+    for old in ahead + [path for path in every if path.name <= final.name][:-keep]:
         shutil.rmtree(old)
     return final
 

@@ -86,6 +86,9 @@ def _training_metrics(sums: list[float], step: int, config: FitConfig) -> Metric
 
 
 def _agreed(flag: bool, device: torch.device) -> bool:
+    """Whether any rank says so."""
+    if world_size() == 1:
+        return flag
     return bool(all_reduce_sum(torch.tensor(float(flag), device=device)) > 0)
 
 
@@ -152,10 +155,11 @@ def fit(
         loss.backward()
         # Gradients are averages over all ranks by now, so every rank sees the same norm and takes the same decision.
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        if not math.isfinite(norm):
+        # A loss may be infinite on one rank alone, and with finite gradients: that takes a word among all.
+        if _agreed(not (math.isfinite(norm) and math.isfinite(loss.detach())), device):
             raise NonFiniteError(
-                f"gradient norm {float(norm)} at step {step} (distortion {float(distortion.detach()):.6g} nats, "
-                f"rate {float(rate.detach()):.6g} nats on rank {rank()}): lower fit.learning_rate or fit.clip_norm"
+                f"not finite at step {step}: gradient norm {float(norm):.6g}, distortion {float(distortion.detach()):.6g} nats, "
+                f"rate {float(rate.detach()):.6g} nats on rank {rank()}: lower fit.learning_rate or fit.clip_norm"
             )
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step * config.global_batch_size, config)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import shutil
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO
@@ -56,12 +59,22 @@ def files_of(root: Path) -> list[Path]:
 
 
 def _tar_members(origin: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    try:
-        with tarfile.open(origin, "r|*") as archive:
+    """Regular files of a tar archive. gzip is read by its own module, which checks its sum; tarfile's stream mode does not."""
+    with origin.open("rb") as raw:
+        gzipped = raw.read(2) == b"\x1f\x8b"
+    with gzip.open(origin) if gzipped else nullcontext() as unzipped:
+        with tarfile.open(origin, fileobj=unzipped, mode="r|" if gzipped else "r|*") as archive:
             for member in archive:
                 if member.isreg() and (stream := archive.extractfile(member)) is not None:
-                    yield _text(member.name.lstrip("./")), stream
-    except (tarfile.TarError, EOFError, OSError) as error:
+                    yield _text(member.name.removeprefix("./").lstrip("/")), stream
+        while unzipped is not None and unzipped.read(1 << 20):
+            pass  # to the end, where the sum is
+
+
+def _pack_tar(origin: Path, target: Path) -> int:
+    try:
+        return _pack(_tar_members(origin), None, target)
+    except (*ARCHIVE_ERRORS, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise BadDataError(f"{origin} is not a readable tar archive ({error}): make it anew, or name a folder") from None
 
 
@@ -78,7 +91,7 @@ def pack(values: SimpleNamespace, destination: Path) -> dict:
     elif name.endswith(".zip"):
         count = _copy_zip(origin, target)
     elif name.endswith(TAR_SUFFIXES):
-        count = _pack(_tar_members(origin), None, target)
+        count = _pack_tar(origin, target)
     else:
         raise BadDataError(f"{origin} is neither a folder nor a .zip, .tar or .tar.gz: pack the images or name their folder")
     if not count:

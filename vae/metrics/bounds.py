@@ -17,7 +17,7 @@ ROWS_PER_PASS = 512  # decoded images at a time: bounds the memory whatever K is
 def importance_weighted_nll(model: nn.Module, x_NCHW: Tensor, samples: int, seed: int) -> Tensor:
     """-log p(x) as bounded by ``samples`` draws of the posterior (N,), Burda et al. 2016; decreases with K, towards the truth.
 
-    The noise of image i is f(seed, i), so chunks and batches leave the value as it is.
+    The noise of image i is f(seed, i), i its place in the call, so chunking within the call leaves the value as it is.
     """
     results = []
     for i, x_CHW in enumerate(x_NCHW):

@@ -37,6 +37,8 @@ def mutual_information_gap(mean_ND: np.ndarray, factors_NF: np.ndarray, bins: in
     for factor in (binned(column) for column in factors_NF.T):
         shares = np.bincount(factor) / len(factor)
         entropy = -sum(p * math.log(p) for p in shares if p > 0)
+        if entropy < 1e-9:  # a factor that never varies has nothing to be known
+            continue
         known = sorted((mutual_info_score(factor, latent) for latent in latents), reverse=True)
         gaps.append((known[0] - (known[1] if len(known) > 1 else 0.0)) / entropy)
-    return float(np.mean(gaps))
+    return float(np.mean(gaps)) if gaps else 0.0

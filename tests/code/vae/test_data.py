@@ -135,3 +135,15 @@ def test_stream_data_set_smaller_than_a_batch_repeats_every_image(tmp_path: Path
     assert indices.shape == (16,)
     assert set(np.bincount(indices, minlength=3)) <= {5, 6}  # 16 positions are at least 4 whole epochs and two part ones
     np.testing.assert_array_equal(ImageShards(tmp_path).gather(indices), images[indices])
+
+
+def test_spread_of_sorted_images_holds_every_kind_in_its_share(tmp_path: Path) -> None:
+    # Shards are sorted by folder: a head of 30 would be all of the first kind.
+    writer = ShardWriter(tmp_path, (1, 1, 1), 17)
+    for kind in (0, 1, 2):
+        for _ in range(40):
+            writer.add(np.full((1, 1, 1), kind, np.uint8))
+    writer.close()
+    images = ImageShards(tmp_path)
+    assert np.bincount(images.spread(30).ravel()).tolist() == [10, 10, 10]
+    assert len(images.spread(1000)) == 120
