@@ -21,6 +21,7 @@ from vae.extractor import TURNS, ExtractorConfig, save_extractor, train_extracto
 from vae.files import canonical_json, read_manifest, replaced_directory, write_text
 
 PARAMS = ("base.seed", "extractor")
+THREADS = 2  # fixed: the number of threads changes the last bits of the result
 log = logging.getLogger("pipeline.extractor")
 
 
@@ -36,7 +37,7 @@ def _labels(paths: Paths) -> np.ndarray | None:
 
 def extractor(values: SimpleNamespace, paths: Paths) -> None:
     """Train on the training split and freeze."""
-    torch.set_num_threads(1)  # the number of threads changes the bits of the result
+    torch.set_num_threads(THREADS)
     facts = read_manifest(paths.processed)
     labels, section = _labels(paths), values.extractor
     config = ExtractorConfig(

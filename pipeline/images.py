@@ -29,6 +29,8 @@ LOOKED_AT = 200  # files, evenly spread
 SIDES = (32, 64)  # offered to photographs: what two cores train in minutes
 SMALLEST = 8  # the least base.image_size
 SMALL = 48  # up to here a square set keeps its own size
+LATENT_DIMS = ((16, 64), (32, 128))  # searched for small and for large pictures: natural images have more than six factors
+BETAS = (0.3, 2.0)  # searched: around the bound itself, where pictures are sharpest
 FEW_IMAGES = 3000  # below: too few validation images for the Fréchet distance, so the search ranks by the bound
 log = logging.getLogger("pipeline.images")
 
@@ -106,6 +108,8 @@ def suggest(origin: Path, seen: Look, strides: int) -> dict[str, Any]:
         "augment.copies": 0,  # mirrored digits or text would be other images; whoever knows the data switches it on
         "register.name": re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-") or "images",
     }
+    low, high = LATENT_DIMS[0] if size < SIDES[1] else LATENT_DIMS[1]
+    values |= {"tune.latent_dim_min": low, "tune.latent_dim_max": high, "tune.beta_min": BETAS[0], "tune.beta_max": BETAS[1]}
     if seen.files < FEW_IMAGES:
         values["tune.score"] = "elbo_nats"
     return values

@@ -31,7 +31,7 @@ def wrap(model: nn.Module) -> nn.Module:
     """
     if world_size() == 1:
         return model
-    return DistributedDataParallel(model, find_unused_parameters=world_size() > 2)
+    return DistributedDataParallel(model, find_unused_parameters=world_size() > 2, gradient_as_bucket_view=True)
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
