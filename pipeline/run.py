@@ -18,15 +18,16 @@ from pipeline import images, params
 from pipeline.cluster import load_profile
 from pipeline.console import set_up_logging
 from pipeline.paths import METRICS, Paths
+from pipeline.registry import Registry
 from pipeline.stage import FAILURE_FILE, guarded, note_seconds
-from pipeline.tracking import URI_VARIABLE
+from pipeline.tracking import Tracker, uri
 from vae.files import read_json
 
 SHOWN = ("elbo_nats", "nll_nats", "bits_per_dim", "fcd", "fcd_real_floor", "psnr_db", "active_units", "mig")
 
 
-def _repro(paths: Paths) -> int:
-    """Run DVC in this process group; returns the failed stage's exit code, or DVC's own."""
+def _repro(paths: Paths, *arguments: str) -> int:
+    """Run ``dvc repro`` in this process group; returns the failed stage's exit code, or DVC's own."""
     failure = paths.work / FAILURE_FILE
     failure.unlink(missing_ok=True)
     environment = os.environ | {
@@ -34,7 +35,7 @@ def _repro(paths: Paths) -> int:
         "DVC_SITE_CACHE_DIR": str(paths.work / "dvc"),  # its default place can be written by everybody
     }
     (paths.work / "dvc").mkdir(parents=True, exist_ok=True, mode=0o700)
-    process = subprocess.Popen([sys.executable, "-m", "dvc", "repro"], cwd=paths.root, env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "dvc", "repro", *arguments], cwd=paths.root, env=environment)
     # The terminal sends Ctrl-C to the whole group: DVC and the stage end by themselves, this process waits for them.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     handler = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -50,11 +51,16 @@ def _repro(paths: Paths) -> int:
     return code
 
 
+def _registered(paths: Paths) -> bool:
+    """Whether the store in force has the champion: DVC cannot know that a store was removed, or another one set."""
+    name = params.load(paths.params, ("register",)).register.name
+    return Registry(Tracker(paths), name).champion() is not None
+
+
 def _closing(paths: Paths, seconds: float) -> str:
     """Where to look next, from the files of the run."""
     metrics, decision = read_json(paths.evaluate_report / METRICS), read_json(paths.register_report / "decision.json")
     rows = "\n".join(f"    {name:<16} {metrics[name]:.4g}" for name in SHOWN if metrics.get(name) is not None)
-    store = os.environ.get(URI_VARIABLE) or "mlflow.db"
     return f"""
 Done in {seconds:.0f} s: models:/{decision["name"]}@champion is version {decision["champion"]} ({decision["reason"]}).
 
@@ -62,7 +68,7 @@ Done in {seconds:.0f} s: models:/{decision["name"]}@champion is version {decisio
   the search    reports/tune/trials.png
   the metrics   dvc metrics show, or reports/evaluate/metrics.json:
 {rows}
-  MLflow        make ui  (store: {store})
+  MLflow        make ui  (store: {uri(paths)})
   your images   make run IMAGES=path/to/folder-or-archive
 """
 
@@ -85,6 +91,9 @@ def main() -> None:
         params.load(paths.params, ())
         load_profile(paths)
         codes.append(_repro(paths))
+        if codes[0] == 0 and not _registered(paths):
+            print(f"the store {uri(paths)} has no champion: registering again", file=sys.stderr)
+            codes[0] = _repro(paths, "--force", "--single-item", "register")
         if codes[0] == 0:
             note_seconds("run", time.monotonic() - started, paths)
             print(_closing(paths, time.monotonic() - started))

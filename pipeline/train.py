@@ -6,6 +6,7 @@ In: data/processed, data/augmented, reports/tune/best.json (where train.use_tune
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import time
@@ -106,7 +107,8 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
         with connected(profile, paths, profile.workers):
             run_group(job, profile, profile.workers, values.train.max_failures, forwarder.record)
     except BaseException as error:
-        tracker.end(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+        with contextlib.suppress(Exception):  # the store may be what failed; the error that counts is the first
+            tracker.end(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     finally:
         forwarder.close()

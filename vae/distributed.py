@@ -42,6 +42,15 @@ def all_reduce_sum(values: Tensor) -> Tensor:
     return total
 
 
+def from_rank_zero(value: int, device: torch.device) -> int:
+    """Rank 0's value, on every rank."""
+    if world_size() == 1:
+        return value
+    shared = torch.tensor(value, device=device)
+    dist.broadcast(shared, src=0)
+    return int(shared)
+
+
 def own_rows(count: int) -> slice:
     """The rows of a global batch of ``count`` that belong to this rank; ``count`` divides by the world size."""
     per_rank = count // world_size()

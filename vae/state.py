@@ -35,11 +35,16 @@ class Progress:
     report: dict[str, float] | None = None
 
 
+def checkpoint_path(root: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return root / f"{PREFIX}{step:08d}"
+
+
 def save_checkpoint(
     root: Path, progress: Progress, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, keep: int = 2
 ) -> Path:
     """Write ``root/step-<n>`` atomically and drop all but the newest ``keep``; returns the directory."""
-    final = root / f"{PREFIX}{progress.step:08d}"
+    final = checkpoint_path(root, progress.step)
     with replaced_directory(final) as directory:
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, directory / "model.safetensors")
         save_file({k: v.contiguous() for k, v in ema.shadow.items()}, directory / "ema.safetensors")
@@ -54,7 +59,7 @@ def save_checkpoint(
 
 
 def newest_checkpoint(root: Path) -> Path | None:
-    """The newest checkpoint under ``root`` whose hashes hold; a damaged one is reported and passed over."""
+    """The newest checkpoint under ``root`` whose hashes hold, or None; a damaged one is reported and passed over."""
     for candidate in sorted(root.glob(f"{PREFIX}*"), reverse=True):
         try:
             read_manifest(candidate)
@@ -63,6 +68,12 @@ def newest_checkpoint(root: Path) -> Path | None:
             continue
         return candidate
     return None
+
+
+def newest_step(root: Path) -> int:
+    """The step of the newest valid checkpoint, or -1."""
+    newest = newest_checkpoint(root)
+    return -1 if newest is None else int(newest.name.removeprefix(PREFIX))
 
 
 def load_checkpoint(directory: Path, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> Progress:

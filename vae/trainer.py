@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, stream_indices
-from vae.distributed import all_reduce_sum, default_device, own_rows, rank, world_size, wrap
+from vae.distributed import all_reduce_sum, default_device, from_rank_zero, own_rows, rank, world_size, wrap
 from vae.images import to_model_range
 from vae.models import build
 from vae.noise import step_noise
 from vae.optim import Ema, build_optimizer, learning_rate
-from vae.state import Progress, load_checkpoint, newest_checkpoint, save_checkpoint
+from vae.state import Progress, checkpoint_path, load_checkpoint, newest_step, save_checkpoint
 from vae.validation import Metrics, bound
 
 log = logging.getLogger(__name__)
@@ -129,9 +129,11 @@ def fit(
     if device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)
     optimizer, ema, progress = build_optimizer(model, config), Ema(model, config.ema_decay), Progress()
-    if checkpoints is not None and (newest := newest_checkpoint(checkpoints)) is not None:
-        progress = load_checkpoint(newest, model, ema, optimizer)
-        log.info("resumed at step %d of %d from %s", progress.step, config.total_steps, newest)
+    # Rank 0 chooses for all: ranks that trusted different checkpoints would wait for each other for ever.
+    found = from_rank_zero(newest_step(checkpoints) if checkpoints and rank() == 0 else -1, device)
+    if checkpoints is not None and found >= 0:
+        progress = load_checkpoint(checkpoint_path(checkpoints, found), model, ema, optimizer)
+        log.info("resumed at step %d of %d", progress.step, config.total_steps)
         averaged.load_state_dict(ema.shadow)
         if progress.report is not None:  # due when the run ended; whoever has it already knows it by its step
             on_report(progress.report, averaged)
