@@ -66,11 +66,16 @@ def _need(profile: Profile, available: dict[str, float], workers: int) -> None:
             )
 
 
+def check_local(profile: Profile, workers: int) -> None:
+    """BadConfigError where a cluster of this machine alone could never hold ``workers``; others are asked once joined."""
+    if profile.address == "local":
+        _need(profile, {"CPU": os.cpu_count() or 1, "GPU": _gpus()}, workers)
+
+
 @contextmanager
 def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
     """Ray, started or joined, with room for ``workers``; left (and ended, if it was started here) at the end."""
-    if profile.address == "local":
-        _need(profile, {"CPU": os.cpu_count() or 1, "GPU": _gpus()}, workers)
+    check_local(profile, workers)
     # Workers are fresh processes in Ray's own folder: they find the code through PYTHONPATH.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(paths.root), os.environ.get("PYTHONPATH")]))
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})

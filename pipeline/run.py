@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from pipeline import images, params
-from pipeline.cluster import load_profile
+from pipeline.cluster import check_local, load_profile
 from pipeline.console import set_up_logging
 from pipeline.paths import METRICS, Paths
 from pipeline.registry import Registry
@@ -51,10 +51,12 @@ def _repro(paths: Paths, *arguments: str) -> int:
     return code
 
 
-def _registered(paths: Paths) -> bool:
-    """Whether the store in force has the champion: DVC cannot know that a store was removed, or another one set."""
-    name = params.load(paths.params, ("register",)).register.name
-    return Registry(Tracker(paths), name).champion() is not None
+def _before(paths: Paths) -> Registry:
+    """Everything that would stop a later stage, asked now: parameters, cluster profile, MLflow. Returns the registry."""
+    values = params.load(paths.params, ("tune", "register"))
+    profile = load_profile(paths)
+    check_local(profile, max(profile.workers, values.tune.workers_per_trial))
+    return Registry(Tracker(paths), values.register.name)
 
 
 def _closing(paths: Paths, seconds: float) -> str:
@@ -88,10 +90,9 @@ def main() -> None:
         if arguments.images:
             for key, value in images.use(arguments.images, paths).items():
                 print(f"params.yaml: {key} = {value}", file=sys.stderr)
-        params.load(paths.params, ())
-        load_profile(paths)
+        registry = _before(paths)
         codes.append(_repro(paths))
-        if codes[0] == 0 and not _registered(paths):
+        if codes[0] == 0 and registry.champion() is None:  # DVC cannot know that a store was removed, or another one set
             print(f"the store {uri(paths)} has no champion: registering again", file=sys.stderr)
             codes[0] = _repro(paths, "--force", "--single-item", "register")
         if codes[0] == 0:

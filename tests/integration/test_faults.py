@@ -79,6 +79,14 @@ def test_train_with_dead_mlflow_says_where_and_what_to_do(ready: Workspace) -> N
     assert "MLFLOW_TRACKING_URI" in line
 
 
+def test_run_with_dead_mlflow_stops_before_the_first_stage(workspace: Workspace) -> None:
+    address = f"http://127.0.0.1:{_free_port()}"
+    result = workspace.run(sys.executable, "-m", "pipeline.run", MLFLOW_TRACKING_URI=address)
+    assert result.returncode == 69
+    assert address in _one_line(result, "run")
+    assert not (workspace.root / "data/raw").exists()
+
+
 def test_train_without_cluster_at_the_address_says_so(ready: Workspace) -> None:
     result = ready.stage("train", RAY_ADDRESS=f"127.0.0.1:{_free_port()}")
     assert result.returncode == 69
