@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+ANSWER_SECONDS = 5
 log = logging.getLogger("pipeline.cluster")
 
 
@@ -72,10 +74,28 @@ def check_local(profile: Profile, workers: int) -> None:
         _need(profile, {"CPU": os.cpu_count() or 1, "GPU": _gpus()}, workers)
 
 
+def _reach(address: str) -> None:
+    """UnavailableError within seconds where nothing listens: Ray itself tries for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # local and auto: no address to try
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+    except OSError as error:
+        raise _no_cluster(address, str(error)) from None
+
+
+def _no_cluster(address: str, reason: str) -> UnavailableError:
+    return UnavailableError(
+        f"no Ray cluster at {address} ({reason}): check RAY_ADDRESS and the cluster profile's address, or unset it to run here"
+    )
+
+
 @contextmanager
 def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
     """Ray, started or joined, with room for ``workers``; left (and ended, if it was started here) at the end."""
     check_local(profile, workers)
+    _reach(profile.address)
     # Workers are fresh processes in Ray's own folder: they find the code through PYTHONPATH.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(paths.root), os.environ.get("PYTHONPATH")]))
     os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
@@ -86,10 +106,7 @@ def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
     try:
         ray.init(address=profile.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UnavailableError(
-            f"no Ray cluster at {profile.address} ({reason}): check RAY_ADDRESS, or unset it to run on this machine"
-        ) from None
+        raise _no_cluster(profile.address, " ".join(str(error).split())[:200]) from None
     finally:
         os.umask(before)
     try:

@@ -62,10 +62,11 @@ class Tracker:
             os.environ.setdefault(name, value)
         self.uri = uri(paths)
         _reach(self.uri)
-        for name in ("alembic", "mlflow"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         import mlflow
         from mlflow.exceptions import MlflowException
+
+        for name in ("alembic", "mlflow"):  # after the import, which sets levels of its own
+            logging.getLogger(name).setLevel(logging.ERROR)
 
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)

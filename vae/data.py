@@ -35,7 +35,11 @@ class ShardWriter:
 
     def _flush(self) -> None:
         shard = (self.count - 1) // self.shard_images
-        np.save(self.directory / SHARD_NAME.format(shard), np.stack(self._pending))
+        array = np.stack(self._pending)
+        # Not np.save: on a full disk it raises an OSError that does not say so.
+        with (self.directory / SHARD_NAME.format(shard)).open("wb") as stream:
+            np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+            stream.write(memoryview(array).cast("B"))
         self._pending = []
 
     def close(self) -> None:

@@ -94,7 +94,8 @@ def test_train_without_cluster_at_the_address_says_so(ready: Workspace) -> None:
 
 
 def test_train_that_diverges_stops_before_the_step_and_names_the_remedy(ready: Workspace) -> None:
-    ready.set({"fit.learning_rate": 1.0, "fit.clip_norm": 1e30, "fit.warmup_images": 0, "train.total_images": 6400})
+    # Decay of 10 at a rate of 1 multiplies every weight by -9 at each step.
+    ready.set({"fit.learning_rate": 1.0, "fit.weight_decay": 10.0, "fit.warmup_images": 0, "train.total_images": 6400})
     result = ready.stage("train")
     assert result.returncode == 70, result.stderr
     line = _one_line(result, "train")
