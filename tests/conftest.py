@@ -20,6 +20,7 @@ CODE = ("pipeline", "vae", "infra", "params.yaml", "dvc.yaml", ".dvc/config", ".
 # A pipeline of seconds: every stage does its real work on little data.
 TINY = {
     "base.image_size": 16,
+    "base.mode": "RGB",
     "download.sprite_images": 400,
     "preprocess.val_fraction": 0.3,
     "preprocess.test_fraction": 0.3,

@@ -158,6 +158,7 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_same_weights_follow(ready: Wo
     assert len(curves) == 1 + 10  # every report once, whichever run it came from
 
 
+@pytest.mark.slow
 def test_killed_driver_goes_on_to_the_same_weights_in_the_same_run(ready: Workspace, uninterrupted: str) -> None:
     ready.set(LONG)
     process = _start_training(ready)
