@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,12 +21,13 @@ from pipeline import stage
 from pipeline.cluster import Profile, connected, load_profile
 from pipeline.console import Progress
 from pipeline.errors import BadDataError, TrainingFailedError
-from pipeline.group import run_group, watched
-from pipeline.job import Job, execute, failure, fingerprint, save_reference, training_directories
+from pipeline.group import watched
+from pipeline.job import Job, fingerprint, save_reference, training_directories
 from pipeline.paths import BEST, METRICS, Paths
 from pipeline.plots import draw_trials
 from pipeline.spool import read
 from pipeline.tracking import Tracker
+from pipeline.trial import run_trial, trial_job
 from vae.data import ImageShards
 from vae.extractor import load_extractor
 from vae.files import MANIFEST, canonical_json, read_manifest, replaced_directory, sha256_file, write_text
@@ -88,48 +87,6 @@ def _score(values: SimpleNamespace, paths: Paths, state: Path) -> dict[str, Any]
     }
 
 
-def trial_job(template: Job, beta: float, latent_dim: int) -> Job:
-    """The training of one point; its state is found again by the point, so a killed search loses no step."""
-    return replace(
-        template,
-        model=replace(template.model, latent_dim=latent_dim),
-        fit=replace(template.fit, beta=beta),
-        state_directory=str(template.state / f"beta-{beta:.8g}-latent-{latent_dim}"),
-    )
-
-
-def _trial(config: dict[str, Any], setup: dict[str, Any]) -> None:
-    """A trial in Ray's actor: report what its spool knows, then train on, pausing whenever the scheduler wants it."""
-    from ray import tune
-
-    job = trial_job(Job.from_dict(setup["template"]), config["beta"], int(config["latent_dim"]))
-    reported = -1
-    if checkpoint := tune.get_checkpoint():
-        with checkpoint.as_directory() as directory:
-            reported = int((Path(directory) / "step").read_text())
-
-    def send(record: dict[str, float]) -> None:
-        nonlocal reported
-        if record["step"] <= reported:
-            return
-        reported = int(record["step"])
-        with tempfile.TemporaryDirectory() as directory:  # the real checkpoint is the job's own
-            (Path(directory) / "step").write_text(str(reported))
-            tune.report(dict(record), checkpoint=tune.Checkpoint.from_directory(directory))
-
-    for record in read(job.spool):
-        send(record)
-    if reported >= job.fit.total_steps:
-        return
-    if setup["workers"] > 1:
-        run_group(job, Profile(**setup["profile"]), setup["workers"], 0, send)
-        return
-    try:
-        execute(job, after_report=send)
-    except Exception as error:
-        raise TrainingFailedError(failure(error)["message"]) from error
-
-
 def _search(values: SimpleNamespace, template: Job, profile: Profile, trials_seen: Progress) -> Any:
     """Run Ray Tune to its end; returns its result grid."""
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(values.tune.trials)  # all trials are known before the first one reports
@@ -154,7 +111,7 @@ def _search(values: SimpleNamespace, template: Job, profile: Profile, trials_see
     storage = template.state / "ray"
     shutil.rmtree(storage, ignore_errors=True)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, setup=setup), cpus),
+        tune.with_resources(tune.with_parameters(run_trial, setup=setup), cpus),
         param_space={
             "beta": tune.loguniform(section.beta_min, section.beta_max),
             "latent_dim": tune.randint(section.latent_dim_min, section.latent_dim_max + 1),

@@ -16,7 +16,7 @@ from pipeline.paths import _PLACES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STAGES = ("download", "preprocess", "augment", "extractor", "tune", "train", "evaluate", "register")
-MOST_LINES = 330
+MOST_LINES = 250
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 HEAVY = ("ray", "mlflow", "dvc", "yaml")
 
@@ -111,7 +111,7 @@ def test_vae_imports_without_ray_mlflow_dvc_or_yaml() -> None:
     ("package", "allowed"),
     [
         ("mlflow", {"tracking.py", "registry.py", "pyfunc.py", "use_champion.py"}),
-        ("ray", {"cluster.py", "group.py", "tune.py"}),
+        ("ray", {"cluster.py", "group.py", "trial.py", "tune.py"}),
         ("yaml", {"params.py"}),
         ("matplotlib", {"plots.py"}),
     ],
