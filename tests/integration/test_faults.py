@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Workspace
+from workspace import Workspace
 
 WEIGHTS = "models/vae/model.safetensors"
 START_SECONDS, END_SECONDS = 90, 60

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Workspace
 from PIL import Image
+from workspace import Workspace
 
 STAGES = ("download", "preprocess", "augment", "extractor", "tune", "train", "evaluate", "register")
 METRICS = ("elbo_nats", "nll_nats", "bits_per_dim", "fcd", "psnr_db", "active_units")
