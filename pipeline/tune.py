@@ -35,6 +35,7 @@ from vae.metrics.frechet import TooFewSamplesError, moments
 
 PARAMS = ("base.seed", "fit", "tune")
 SCORES = {"fcd": ("val_fcd", "min"), "elbo_nats": ("val_elbo_nats", "max")}
+DRIVER_BYTES = 2**20  # of Ray's memory resource, for a trial that only drives its worker group
 log = logging.getLogger("pipeline.tune")
 
 
@@ -101,7 +102,9 @@ def _search(values: SimpleNamespace, template: Job, profile: Profile, trials_see
     metric, mode = SCORES[section.score]
     reports = section.reduction_factor ** (section.rungs - 1)
     grouped = section.workers_per_trial > 1
-    cpus = {"CPU": 0 if grouped else profile.cpus_per_worker, "GPU": 0 if grouped else profile.gpus_per_worker}
+    # A trial that drives a group must not hold a processor that its own workers wait for; Ray wants some resource all the same.
+    alone = {"CPU": profile.cpus_per_worker, "GPU": profile.gpus_per_worker}
+    needs = tune.PlacementGroupFactory([{"memory": DRIVER_BYTES} if grouped else alone])
     each = section.workers_per_trial * profile.cpus_per_worker
     side_by_side = max(1, int(ray.cluster_resources().get("CPU", 1)) // each)
     if profile.gpus_per_worker:
@@ -111,7 +114,7 @@ def _search(values: SimpleNamespace, template: Job, profile: Profile, trials_see
     storage = template.state / "ray"
     shutil.rmtree(storage, ignore_errors=True)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, setup=setup), cpus),
+        tune.with_resources(tune.with_parameters(run_trial, setup=setup), needs),
         param_space={
             "beta": tune.loguniform(section.beta_min, section.beta_max),
             "latent_dim": tune.randint(section.latent_dim_min, section.latent_dim_max + 1),
