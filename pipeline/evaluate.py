@@ -33,6 +33,7 @@ PARAMS = ("base.seed", "evaluate")
 THREADS = 2  # fixed: the number of threads changes the last bits of the result
 BATCH = 256
 GRID_SAMPLES, GRID_PAIRS, GRID_STEPS = 64, 8, 9
+MOST_TRAVERSED = 16  # dimensions on the picture
 TRAVERSAL_SPAN = 2.0  # standard deviations of the prior to either side
 log = logging.getLogger("pipeline.evaluate")
 
@@ -111,7 +112,7 @@ def _pictures(values: SimpleNamespace, generator: Generator, test: ImageShards, 
     paths = [_between(mean_ND[i], mean_ND[i + 1], GRID_STEPS) for i in range(0, len(mean_ND) - 1, 2)]
     save_png(grid(generator.decode(torch.cat(paths)), columns=GRID_STEPS), directory / "interpolations.png")
     rates_D = generator.rate_per_dim(test.spread(2000))
-    busiest = torch.argsort(rates_D, descending=True)
+    busiest = torch.argsort(rates_D, descending=True)[:MOST_TRAVERSED]
     start_D = mean_ND[0]
     moved = start_D.repeat(len(busiest) * GRID_STEPS, 1)
     span = torch.linspace(-TRAVERSAL_SPAN, TRAVERSAL_SPAN, GRID_STEPS)
