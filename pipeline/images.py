@@ -81,7 +81,7 @@ def look(origin: Path) -> Look:
                     grey = grey and picture.mode in ("1", "L", "LA", "I", "I;16", "F")
             except Exception:  # whatever a file is, preprocess will say so; here it is just no hint
                 log.debug("a file that is no image", exc_info=True)
-    except ARCHIVE_ERRORS as error:
+    except (*ARCHIVE_ERRORS, RuntimeError) as error:  # zipfile's word for an encrypted member or an unknown method
         raise BadDataError(f"{origin} cannot be read ({error}): make the archive anew, or name a folder") from None
     if not sizes:
         raise BadDataError(

@@ -56,7 +56,9 @@ def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
     )
     model = values.fit.model_config(tuple(facts["image_shape"]), section.latent_dim_min)
     data = {name: sha256_file(getattr(paths, name) / MANIFEST) for name in ("processed", "augmented", "extractor")}
-    key = fingerprint(model, fit, data, {**vars(section), "threads": profile.threads_per_worker})
+    # The prior decides a trial's score: without it a search begun under another prior would replay that one's scores.
+    prior = {"prior": values.fit.prior, "components": values.fit.mixture_components}
+    key = fingerprint(model, fit, data, {**vars(section), **prior, "threads": profile.threads_per_worker})
     return Job(
         model=model,
         fit=fit,

@@ -19,7 +19,7 @@ from pipeline.errors import BadDataError, InputMissingError
 from pipeline.paths import RAW_ARCHIVE
 from pipeline.sources.sprites import ZIP_EPOCH
 
-ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeError, EOFError, zlib.error)
+ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
@@ -74,7 +74,7 @@ def _tar_members(origin: Path) -> Iterator[tuple[str, IO[bytes]]]:
 def _pack_tar(origin: Path, target: Path) -> int:
     try:
         return _pack(_tar_members(origin), None, target)
-    except (*ARCHIVE_ERRORS, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (*ARCHIVE_ERRORS, gzip.BadGzipFile) as error:
         raise BadDataError(f"{origin} is not a readable tar archive ({error}): make it anew, or name a folder") from None
 
 
