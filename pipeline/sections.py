@@ -77,6 +77,8 @@ class Fit:
     clip_norm: float = field(above=0)
     ema_decay: float = field(low=0, high=0.999999)
     precision: str = field(choices=("float32", "bfloat16"))
+    beta_start: float = field(above=0, high=1e4)
+    beta_anneal_share: float = field(low=0, high=1)
     prior: str = field(choices=("normal", "mixture"))
     mixture_components: int = field(low=1, high=4096)
 

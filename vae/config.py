@@ -49,6 +49,8 @@ class FitConfig:
 
     seed: int = field(low=0, high=2**31 - 1)
     beta: float = field(above=0, high=1e4)
+    beta_start: float = field(above=0, high=1e4)
+    beta_anneal_share: float = field(low=0, high=1)
     global_batch_size: int = field(low=1, high=2**20)
     total_images: int = field(low=1)
     learning_rate: float = field(above=0, high=1)

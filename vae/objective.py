@@ -10,6 +10,21 @@ import math
 import torch
 from torch import Tensor
 
+from vae.config import FitConfig
+
+
+def annealed_beta(images_seen: int, config: FitConfig) -> float:
+    """The weight of the rate at a point of the training: from ``beta_start`` to ``beta`` by a constant factor per image.
+
+    It arrives after ``beta_anneal_share`` of the images and stays; a share of 0 is a constant beta. From above, the latents
+    first learn the one or two factors that pay most, each on an axis of its own, and then more of them (Burgess et al. 2018,
+    section 5, where a capacity grows instead); from below it is a warm-up against posterior collapse (Bowman et al. 2016).
+    """
+    length = config.beta_anneal_share * config.total_images
+    if images_seen >= length:
+        return config.beta
+    return config.beta_start * (config.beta / config.beta_start) ** (images_seen / length)
+
 
 def rate_per_dim(mean_ND: Tensor, logvar_ND: Tensor) -> Tensor:
     """KL(N(mean, exp(logvar)) || N(0, 1)) in nats for each latent dimension (N, D)."""

@@ -22,6 +22,7 @@ from vae.distributed import all_reduce_sum, default_device, from_rank_zero, own_
 from vae.images import to_model_range
 from vae.models import build
 from vae.noise import step_noise
+from vae.objective import annealed_beta
 from vae.optim import Ema, build_optimizer, learning_rate
 from vae.state import Progress, checkpoint_path, load_checkpoint, newest_step, save_checkpoint
 from vae.validation import Metrics, bound
@@ -82,6 +83,7 @@ def _training_metrics(sums: list[float], step: int, config: FitConfig) -> Metric
         "distortion_nats": distortion / count,
         "rate_nats": rate / count,
         "learning_rate": learning_rate(images - config.global_batch_size, config),
+        "beta": annealed_beta(images - config.global_batch_size, config),
     }
 
 
@@ -152,7 +154,7 @@ def fit(
         with autocast:
             terms = parallel(x_NCHW, noise_ND)
         distortion, rate = terms.distortion_N.mean(), terms.rate_ND.sum(1).mean()
-        loss = distortion + config.beta * rate
+        loss = distortion + annealed_beta(step * config.global_batch_size, config) * rate
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         # Gradients are averages over all ranks by now, so every rank sees the same norm and takes the same decision.

@@ -17,5 +17,6 @@ def fit_config() -> FitConfig:
     """40 steps of 16 images; a report every 10 steps, a checkpoint every 15, so the two do not coincide."""
     return FitConfig(
         seed=3, beta=1.0, global_batch_size=16, total_images=640, learning_rate=2e-3, warmup_images=64, weight_decay=0.01,
-        clip_norm=1000.0, ema_decay=0.9, precision="float32", validate_every_images=160, checkpoint_every_images=240,
+        clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=4.0, beta_anneal_share=0.5,
+        validate_every_images=160, checkpoint_every_images=240,
     )  # fmt: skip

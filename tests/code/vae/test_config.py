@@ -12,7 +12,8 @@ from vae.config import FitConfig, ModelConfig, Problem, field, parse
 
 FIT = {
     "seed": 1, "beta": 2.5, "global_batch_size": 64, "total_images": 1000, "learning_rate": 0.001, "warmup_images": 10,
-    "weight_decay": 0.0, "clip_norm": 1.0, "ema_decay": 0.99, "precision": "float32", "validate_every_images": 100,
+    "weight_decay": 0.0, "clip_norm": 1.0, "ema_decay": 0.99, "precision": "float32", "beta_start": 4.0, "beta_anneal_share": 0.5,
+        "validate_every_images": 100,
     "checkpoint_every_images": 200,
 }  # fmt: skip
 MODEL = {

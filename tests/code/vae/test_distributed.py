@@ -25,7 +25,8 @@ from vae.trainer import NonFiniteError, StoppedError, fit
 MODEL = ModelConfig(name="conv", image_shape=(8, 8, 1), latent_dim=3, widths=(8,), hidden_units=16, likelihood="logistic")
 FIT = FitConfig(
     seed=3, beta=1.5, global_batch_size=16, total_images=320, learning_rate=1e-3, warmup_images=64, weight_decay=0.01,
-    clip_norm=1000.0, ema_decay=0.9, precision="float32", validate_every_images=160, checkpoint_every_images=160,
+    clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=4.0, beta_anneal_share=0.5,
+        validate_every_images=160, checkpoint_every_images=160,
 )  # fmt: skip
 Report = dict[str, float]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import scipy.stats
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from vae.objective import importance_bound, log_normal, rate_per_dim, reparameterize
+from vae.config import FitConfig
+from vae.objective import annealed_beta, importance_bound, log_normal, rate_per_dim, reparameterize
 
 
 @pytest.fixture
@@ -87,3 +89,18 @@ def test_importance_bound_grows_with_samples_towards_the_truth_in_expectation() 
     assert abs(bounds[0]) < 0.05
     assert np.all(np.diff(bounds) > 0.05)
     assert spread**2 / 2 - 0.1 < bounds[-1] < spread**2 / 2
+
+
+def test_annealed_beta_falls_by_a_constant_factor_and_stays(fit_config: FitConfig) -> None:
+    config = replace(fit_config, beta=1.0, beta_start=100.0, beta_anneal_share=0.5, total_images=1000)
+    assert annealed_beta(0, config) == 100
+    assert annealed_beta(250, config) == pytest.approx(10)  # half-way on a logarithmic scale
+    assert annealed_beta(500, config) == annealed_beta(999, config) == 1.0
+    steps = [annealed_beta(n + 10, config) / annealed_beta(n, config) for n in range(0, 500, 10)]
+    assert max(steps) == pytest.approx(min(steps)) and max(steps) < 1
+
+
+def test_annealed_beta_rises_where_it_starts_below_and_is_constant_for_a_share_of_zero(fit_config: FitConfig) -> None:
+    config = replace(fit_config, beta=2.0, beta_start=0.02, beta_anneal_share=1.0, total_images=1000)
+    assert [annealed_beta(n, config) for n in (0, 500, 1000)] == pytest.approx([0.02, 0.2, 2.0])
+    assert {annealed_beta(n, replace(config, beta_anneal_share=0.0)) for n in (0, 1, 500, 1000)} == {2.0}
