@@ -39,7 +39,9 @@ def download(values: SimpleNamespace, paths: Paths) -> None:
         with RawWriter(directory) as writer:
             SOURCES[values.download.source](values, writer)
         if not writer.files + writer.failures:
-            raise InputMissingError(f"{values.download.path} holds no files: put images into it, or name another folder or archive")
+            raise InputMissingError(
+                f"{values.download.path} holds no files: put images into it, or name another folder or archive"
+            )
         write_manifest(directory, files=writer.files, failed=writer.failures)
     log.info("%d files in %s, %d could not be read", writer.files, paths.raw, writer.failures)
 

@@ -59,16 +59,21 @@ class RawWriter:
         if name in self._seen:
             self.fail(path, "duplicate_name", "another file of the input has this path")
             return
-        stream: IO[bytes] = io.BytesIO(content) if isinstance(content, bytes) else tempfile.SpooledTemporaryFile(SPOOL_BYTES)
-        if not isinstance(content, bytes):  # whole, before the archive knows of it
+        if isinstance(content, bytes):
+            self._store(name, io.BytesIO(content), label, split, factors)
+            return
+        with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as stream:  # whole, before the archive knows of it
             shutil.copyfileobj(content, stream, BLOCK_BYTES)
             stream.seek(0)
+            self._store(name, stream, label, split, factors)
+
+    def _store(self, name: str, stream: IO[bytes], label: str, split: str, factors: dict[str, float]) -> None:
         self._seen.add(name)
         if self._zip is None or self._in_archive == ARCHIVE_FILES or self._bytes_in_archive >= ARCHIVE_BYTES:
             self._next_archive()
         assert self._zip is not None
         digest, length = hashlib.sha256(), 0
-        with stream, self._zip.open(zipfile.ZipInfo(name, ZIP_EPOCH), "w", force_zip64=True) as member:
+        with self._zip.open(zipfile.ZipInfo(name, ZIP_EPOCH), "w", force_zip64=True) as member:
             while block := stream.read(BLOCK_BYTES):
                 member.write(block)
                 digest.update(block)

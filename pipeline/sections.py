@@ -8,17 +8,24 @@ from typing import Any
 from vae.config import FitConfig, ModelConfig, field
 
 
+def image_shape(image_size: int | tuple[int, int], mode: str) -> tuple[int, int, int]:
+    """(height, width, channels) of every image after preprocess."""
+    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    return height, width, len(mode)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Base:
     """Shared by several stages; each stage names the keys that it reads."""
 
     seed: int = field(low=0, high=2**31 - 1)
-    image_size: int = field(low=8, high=1024)
-    mode: str = field(choices=("L", "RGB"))
+    image_size: int | tuple[int, int] = field(low=8, high=1024)
+    mode: str = field(choices=("L", "RGB", "RGBA", "HSV"))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        return self.image_size, self.image_size, len(self.mode)
+        """(height, width, channels) of every image after preprocess."""
+        return image_shape(self.image_size, self.mode)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +44,29 @@ class Download:
 class Preprocess:
     val_fraction: float = field(above=0, high=0.5)
     test_fraction: float = field(above=0, high=0.5)
-    fit: str = field(choices=("crop", "pad", "stretch"))
-    min_side_pixels: int = field(low=1)
+    fit: str = field(choices=("crop", "centre", "pad", "stretch"))
+    filter: str = field(choices=("lanczos", "bicubic", "bilinear", "box", "nearest"))
+    background: tuple[int, int, int] = field(low=0, high=255)
     max_pixels: int = field(low=64)
+    min_side_pixels: int = field(low=1)
+    max_aspect_ratio: float = field(low=1)
+    min_deviation_levels: float = field(low=0, high=255)
+    min_sharpness_levels: float = field(low=0, high=2000)
+    min_brightness_levels: float = field(low=0, high=255)
+    max_brightness_levels: float = field(low=0, high=255)
+    require_label: bool
+    duplicates: str = field(choices=("near", "exact"))
     shard_images: int = field(low=1)
+
+    def problems(self) -> list[tuple[str, str]]:
+        if self.min_brightness_levels > self.max_brightness_levels:
+            return [
+                (
+                    "min_brightness_levels",
+                    f"{self.min_brightness_levels} is greater than max_brightness_levels: nothing would pass",
+                )
+            ]
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,9 +84,12 @@ def _typed(value: Any, annotation: Any) -> tuple[Any, str | None]:
         wrong = next((reason for _, reason in items if reason), None)
         return tuple(item for item, _ in items), wrong
     if isinstance(annotation, types.UnionType):
-        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
-        if value is None:
+        choices = [a for a in typing.get_args(annotation) if a is not type(None)]
+        if value is None and len(choices) < len(typing.get_args(annotation)):
             return None, None
+        answers = [_typed(value, choice) for choice in choices]
+        good = next((answer for answer in answers if answer[1] is None), None)
+        return good or (None, ", or ".join(dict.fromkeys(reason for _, reason in answers if reason)))
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value), None
