@@ -237,3 +237,14 @@ def test_job_on_the_fly_trains_on_the_policys_pictures_after_a_trip_as_plain_dat
     mirrored = Job(**(vars(job_of(prepared, off, tmp_path / "before")) | {"train_directories": (str(tmp_path / "mirrored"),)}))
     third = execute(mirrored).model.state_dict()
     assert len(hashes) > 16 and all(torch.equal(third[name], other[name]) for name in other)
+
+
+def test_augment_colour_operations_on_grey_images_are_warned_of(project, picture, caplog):
+    project.raw({f"{i:03d}.png": picture(i, 8, 8, "L") for i in range(60)})
+    grey = {"base__image_size": 8, "base__mode": "L", "preprocess__val_fraction": 0.3, "preprocess__test_fraction": 0.3}
+    preprocess_stage.preprocess(project.values(preprocess_stage.PARAMS, **grey), project.paths)
+    augment(project.values(PARAMS, augment__hue_probability=0.5, augment__blur_probability=0.5), project.paths)
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+        "augment.hue_probability without effect: the images are greyscale (base.mode L)"
+    ]
+    assert ImageShards(project.paths.augmented / "train").image_shape == (8, 8, 1)
