@@ -22,12 +22,12 @@ from vae.jpeg import jpeg
 from vae.noise import image_states, uniforms
 
 CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4, "HSV": 3}
+FLIPS = ("flip", "vertical_flip")
 WARPS = ("rotate", "translate", "scale", "crop", "shear")
 COLOUR_ONLY = ("saturation", "hue", "grey")  # nothing to do in a greyscale picture
 # The order of these two is that of the numbers drawn: a new name goes to the end, or it changes the results of others.
 OPERATIONS = (
-    "flip", "vertical_flip", *WARPS, "brightness", "contrast", "saturation", "hue", "gamma", "grey", "blur", "noise", "jpeg",
-    "cutout",
+    *FLIPS, *WARPS, "brightness", "contrast", "saturation", "hue", "gamma", "grey", "blur", "noise", "jpeg", "cutout",
 )  # fmt: skip
 STRENGTHS = (
     "rotate", "translate_x", "translate_y", "scale", "crop_area", "crop_aspect", "crop_x", "crop_y", "shear_x", "shear_y",
@@ -170,7 +170,7 @@ def augmented(x_NCHW: Tensor, keys_N: np.ndarray, copies_N: np.ndarray, *, confi
     _on(x, falls["vertical_flip"], lambda x: x.flip(2))
     h, w = x.shape[2:]
     warped = np.any([falls[name] for name in WARPS], 0)
-    touched = np.any([falls[name] for name in OPERATIONS[2:]], 0)
+    touched = np.any([falls[name] for name in OPERATIONS if name not in FLIPS], 0)  # a flip moves pixels and needs no colours
     if mode == "HSV":
         _on(x, touched, _rgb_of_hsv)
     _on(x, warped, lambda x, m: operations.warp(x, m, config.fill), warp_matrices(falls, strength, h, w))

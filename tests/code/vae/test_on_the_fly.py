@@ -49,10 +49,11 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 def test_fit_sees_each_image_as_the_copy_of_its_epoch(
     model_config: ModelConfig, fit_config: FitConfig, shards: ImageShards, varied: OnTheFly, seen: list[Tensor]
 ) -> None:
-    # 14 steps of 16 images over 96: two epochs and a part of the third.
-    fit(model_config, replace(fit_config, total_images=14 * 16), shards, shards, augment=varied)
-    assert len(seen) == 14
-    stream = stream_indices(96, fit_config.seed, 0, 14 * 16)
+    # 12 steps of 20 images over 96: three epochs, and batches that two of them share.
+    config = replace(fit_config, global_batch_size=20, total_images=240)
+    fit(model_config, config, shards, shards, augment=varied)
+    assert len(seen) == 12
+    stream = stream_indices(96, fit_config.seed, 0, 240)
     for position, x_CHW in enumerate(torch.cat(seen)):
         row, epoch = stream[position], position // 96
         image = torch.from_numpy(shards.slice(row, row + 1)).permute(0, 3, 1, 2)
