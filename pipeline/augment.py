@@ -128,7 +128,7 @@ def augment(values: SimpleNamespace, paths: Paths) -> None:
     section, seed = values.augment, values.base.seed
     useless = [f"augment.{name}_probability" for name in COLOUR_ONLY if probability(section, name)]
     if mode == "L" and useless:
-        log.warning("%s without effect: the images are greyscale (base.mode L)", " and ".join(useless))
+        log.warning("without effect on greyscale images (base.mode L): %s", ", ".join(useless))
     index = pd.read_parquet(paths.processed / INDEX)
     index = index[index["split"] == "train"].reset_index(drop=True)
     images = ImageShards(paths.processed / "train")

@@ -245,6 +245,6 @@ def test_augment_colour_operations_on_grey_images_are_warned_of(project, picture
     preprocess_stage.preprocess(project.values(preprocess_stage.PARAMS, **grey), project.paths)
     augment(project.values(PARAMS, augment__hue_probability=0.5, augment__blur_probability=0.5), project.paths)
     assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
-        "augment.hue_probability without effect: the images are greyscale (base.mode L)"
+        "without effect on greyscale images (base.mode L): augment.hue_probability"
     ]
     assert ImageShards(project.paths.augmented / "train").image_shape == (8, 8, 1)
