@@ -107,6 +107,7 @@ def suggest(origin: Path, seen: Look, strides: int) -> dict[str, Any]:
         "base.mode": "L" if seen.grey else "RGB",
         "fit.beta_anneal_share": 0.0,  # separated factors cost sharpness; on the embedded set they are what there is to see
         "augment.copies": 0,  # mirrored digits or text would be other images; whoever knows the data switches it on
+        "augment.on_the_fly": False,
         "register.name": re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-") or "images",
     }
     low, high = LATENT_DIMS[0] if size < SIDES[1] else LATENT_DIMS[1]

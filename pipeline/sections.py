@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from vae.config import FitConfig, ModelConfig, field
+from vae.config import AugmentConfig, FitConfig, ModelConfig, field
 
 
 def image_shape(image_size: int | tuple[int, int], mode: str) -> tuple[int, int, int]:
@@ -70,13 +70,16 @@ class Preprocess:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augment:
+class Augment(AugmentConfig):
+    """The policy, and where it is applied: once into ``copies``, or anew in every epoch of a training."""
+
     copies: int = field(low=0, high=64)
-    flip_probability: float = field(low=0, high=1)
-    shift_pixels: int = field(low=0)
-    rotate_degrees: float = field(low=0, high=180)
-    brightness: float = field(low=0, high=0.9)
-    contrast: float = field(low=0, high=0.9)
+    on_the_fly: bool
+
+    @property
+    def policy(self) -> AugmentConfig:
+        """The policy alone: what decides a copy, wherever it is made."""
+        return AugmentConfig(**{f.name: getattr(self, f.name) for f in fields(AugmentConfig)})
 
 
 @dataclass(frozen=True, kw_only=True)
