@@ -1,6 +1,6 @@
 """Stage download: brings the input, whatever its source, into data/raw as one archive with its hash.
 
-In: params ``download`` and what they name. Out: data/raw/{images.zip, factors.parquet, MANIFEST.json}.
+In: params ``download`` and what they name. Out: data/raw (pipeline/raw.py says what is in it).
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pipeline import stage
-from pipeline.errors import CannotWriteError
+from pipeline.errors import CannotWriteError, InputMissingError
 from pipeline.paths import Paths
+from pipeline.raw import RawWriter
 from pipeline.sources import SOURCES
 from vae.files import replaced_directory, write_manifest
 
@@ -35,9 +36,12 @@ def download(values: SimpleNamespace, paths: Paths) -> None:
     """Fill data/raw from the source named in the parameters; whole or not at all."""
     _need_room(Path(values.download.path).expanduser(), paths.root)
     with replaced_directory(paths.raw) as directory:
-        facts = SOURCES[values.download.source](values, directory)
-        write_manifest(directory, **facts)
-    log.info("%d files from %s in %s", facts["files"], facts["origin"], paths.raw)
+        with RawWriter(directory) as writer:
+            SOURCES[values.download.source](values, writer)
+        if not writer.files + writer.failures:
+            raise InputMissingError(f"{values.download.path} holds no files: put images into it, or name another folder or archive")
+        write_manifest(directory, files=writer.files, failed=writer.failures)
+    log.info("%d files in %s, %d could not be read", writer.files, paths.raw, writer.failures)
 
 
 if __name__ == "__main__":

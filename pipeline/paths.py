@@ -45,8 +45,6 @@ _PLACES = {
 }
 
 # Inside the artefacts; names that more than one stage uses.
-RAW_ARCHIVE = "images.zip"
-RAW_FACTORS = "factors.parquet"
 INDEX = "index.parquet"
 REJECTED = "rejected.csv"
 BEST = "best.json"

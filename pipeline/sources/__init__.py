@@ -1,12 +1,12 @@
-"""Where images come from: a source is one file and one line. Each packs its images into one zip, which DVC handles fastest."""
+"""Where images come from: a source is one file and one line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 
+from pipeline.raw import RawWriter
 from pipeline.sources import path, sprites
 
-# source(values, destination): write images.zip (and factors.parquet where known) into the folder ``destination``.
-SOURCES: dict[str, Callable[[SimpleNamespace, Path], dict]] = {"sprites": sprites.pack, "path": path.pack}
+# source(values, writer): hand every file of the input to the writer, in an order that depends on the input alone.
+SOURCES: dict[str, Callable[[SimpleNamespace, RawWriter], None]] = {"sprites": sprites.pack, "path": path.pack}

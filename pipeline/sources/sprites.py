@@ -7,8 +7,6 @@ uniformly, and kept beside the images, so that disentanglement can be measured a
 from __future__ import annotations
 
 import io
-import zipfile
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from pipeline.console import progress
-from pipeline.paths import RAW_ARCHIVE, RAW_FACTORS
+from pipeline.raw import RawWriter
 
 SHAPES = ("square", "ellipse", "heart")
 OVERSAMPLING = 4  # points per pixel side; their average is the antialiased coverage
@@ -26,7 +24,6 @@ ORIENTATIONS = (-0.125, 0.125)  # turns: one period of the square, so that no sh
 LARGEST_RADIUS = 0.27  # of the picture's side
 MARGIN = 1.15  # radii that every centre keeps from the border: no sprite leaves the picture
 HUES = (0.0, 0.75)  # red to violet, not closing the circle, so that hue is a line and not a loop
-ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # no time stamps: the same parameters give the same bytes
 
 
 def draw_factors(count: int, seed: int, colour: bool) -> pd.DataFrame:
@@ -91,19 +88,15 @@ def _hue_to_rgb(hue: np.ndarray) -> np.ndarray:
     return 1 - np.clip(np.minimum(offsets, 4 - offsets), 0, 1)
 
 
-def pack(values: SimpleNamespace, destination: Path) -> dict:
-    """Render ``download.sprite_images`` pictures as PNGs named shape/number into the archive, and their factors beside it."""
+def pack(values: SimpleNamespace, writer: RawWriter) -> None:
+    """Render ``download.sprite_images`` pictures as PNGs named shape/number, with their factors."""
     count, size, colour = values.download.sprite_images, values.base.image_size, values.base.mode == "RGB"
     factors = draw_factors(count, values.base.seed, colour)
     names = [f"{SHAPES[shape]}/{number:07d}.png" for number, shape in enumerate(factors["shape"])]
-    with zipfile.ZipFile(destination / RAW_ARCHIVE, "w", zipfile.ZIP_STORED) as archive:
-        starts = range(0, count, CHUNK_IMAGES)
-        for start in progress(starts, len(starts), "chunks", "rendering"):
-            chunk = render(factors.iloc[start : start + CHUNK_IMAGES], size, colour)
-            for name, image in zip(names[start:], chunk, strict=False):
-                buffer = io.BytesIO()
-                Image.fromarray(image if colour else image[..., 0]).save(buffer, "PNG", compress_level=1)
-                archive.writestr(zipfile.ZipInfo(name, ZIP_EPOCH), buffer.getvalue())
-    factors.insert(0, "path", names)
-    factors.to_parquet(destination / RAW_FACTORS, index=False)
-    return {"files": count, "origin": "sprites"}
+    starts = range(0, count, CHUNK_IMAGES)
+    for start in progress(starts, len(starts), "chunks", "rendering"):
+        chunk = factors.iloc[start : start + CHUNK_IMAGES]
+        for name, image, row in zip(names[start:], render(chunk, size, colour), chunk.to_dict("records"), strict=False):
+            buffer = io.BytesIO()
+            Image.fromarray(image if colour else image[..., 0]).save(buffer, "PNG", compress_level=1)
+            writer.add(name, buffer.getvalue(), **row)

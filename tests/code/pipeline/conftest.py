@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,8 @@ import pytest
 from PIL import Image
 
 from pipeline import params
-from pipeline.paths import RAW_ARCHIVE, Paths
+from pipeline.paths import Paths
+from pipeline.raw import RawWriter
 from vae.files import write_manifest
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -51,10 +51,10 @@ class Project:
     def raw(self, files: dict[str, bytes]) -> None:
         """data/raw as stage download leaves it, with these members."""
         self.paths.raw.mkdir(parents=True)
-        with zipfile.ZipFile(self.paths.raw / RAW_ARCHIVE, "w") as archive:
+        with RawWriter(self.paths.raw) as writer:
             for name, data in files.items():
-                archive.writestr(name, data)
-        write_manifest(self.paths.raw, files=len(files))
+                writer.add(name, data)
+        write_manifest(self.paths.raw, files=writer.files, failed=writer.failures)
 
 
 def _picture(seed: int, width: int = 12, height: int = 12, mode: str = "RGB", form: str = "PNG") -> bytes:
