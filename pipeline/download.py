@@ -1,4 +1,4 @@
-"""Stage download: brings the input, whatever its source, into data/raw as one archive with its hash.
+"""Stage download: brings the input, whatever its source, into data/raw, unchanged and with its hashes.
 
 In: params ``download`` and what they name. Out: data/raw (pipeline/raw.py says what is in it).
 """
@@ -11,10 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pipeline import stage
-from pipeline.errors import CannotWriteError, InputMissingError
+from pipeline.errors import BadDataError, CannotWriteError, InputMissingError, PipelineError
 from pipeline.paths import Paths
-from pipeline.raw import RawWriter
+from pipeline.raw import FAILED, RawWriter
 from pipeline.sources import SOURCES
+from pipeline.sources.folder import walk
 from vae.files import replaced_directory, write_manifest
 
 PARAMS = ("base.seed", "base.image_size", "base.mode", "download")
@@ -24,12 +25,19 @@ log = logging.getLogger("pipeline.download")
 
 def _need_room(path: Path, where: Path) -> None:
     """CannotWriteError now rather than half-way, where the copy cannot fit."""
-    needed = sum(p.stat().st_size for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file()) if path.exists() else 0
+    needed = path.stat().st_size if path.is_file() else sum(e.length_bytes for e in walk(path)) if path.is_dir() else 0
     free = shutil.disk_usage(where).free
     if free < needed + SPARE_BYTES:
         raise CannotWriteError(
             f"{where} has {free / 2**20:.0f} MiB free, {(needed + SPARE_BYTES) / 2**20:.0f} MiB are needed for {path}: free some space"
         )
+
+
+def _nothing(path: str, writer: RawWriter) -> PipelineError:
+    """The error for an input that gave no file at all."""
+    if set(writer.reasons) <= {"empty_folder"}:
+        return InputMissingError(f"{path} holds no files: put images into it, or name another folder or archive")
+    return BadDataError(f"nothing of {path} could be read; {writer.failures} failures, the first: {writer.first_failure}")
 
 
 def download(values: SimpleNamespace, paths: Paths) -> None:
@@ -38,10 +46,13 @@ def download(values: SimpleNamespace, paths: Paths) -> None:
     with replaced_directory(paths.raw) as directory:
         with RawWriter(directory) as writer:
             SOURCES[values.download.source](values, writer)
-        if not writer.files + writer.failures:
-            raise InputMissingError(f"{values.download.path} holds no files: put images into it, or name another folder or archive")
+        if not writer.files:
+            raise _nothing(values.download.path, writer)
         write_manifest(directory, files=writer.files, failed=writer.failures)
-    log.info("%d files in %s, %d could not be read", writer.files, paths.raw, writer.failures)
+    log.info("%d files in %s", writer.files, paths.raw)
+    if writer.failures:
+        told = ", ".join(f"{count} {reason}" for reason, count in writer.reasons.most_common())
+        log.warning("%d could not be brought, see %s: %s", writer.failures, paths.raw / FAILED, told)
 
 
 if __name__ == "__main__":

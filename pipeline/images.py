@@ -11,6 +11,7 @@ import statistics
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
@@ -22,7 +23,9 @@ from PIL import Image
 from pipeline import params
 from pipeline.errors import BadDataError, InputMissingError
 from pipeline.paths import Paths
-from pipeline.sources.path import ARCHIVE_ERRORS, TAR_SUFFIXES, files_of
+from pipeline.raw import Unreadable
+from pipeline.sources.archive import ARCHIVE_ERRORS, TAR_SUFFIXES
+from pipeline.sources.folder import open_regular, walk
 from vae.files import write_text
 
 LOOKED_AT = 200  # files, evenly spread
@@ -45,24 +48,32 @@ class Look:
     short_side: int
 
 
-def _sampled(origin: Path) -> tuple[int, Iterator[bytes]]:
-    """The number of files, and the bytes of at most LOOKED_AT of them."""
+@contextmanager
+def _sampled(origin: Path) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """The number of files, and the bytes of at most LOOKED_AT of them, as long as the context is open."""
     name = origin.name.lower()
-    if origin.is_dir():
-        files = files_of(origin)
-        chosen = files[:: max(1, len(files) // LOOKED_AT)][:LOOKED_AT]
-        return len(files), (file.read_bytes() for file in chosen)
-    if name.endswith(".zip"):
-        archive = zipfile.ZipFile(origin)
-        names = [info.filename for info in archive.infolist() if not info.is_dir()]
-        return len(names), (archive.read(n) for n in names[:: max(1, len(names) // LOOKED_AT)][:LOOKED_AT])
-    if name.endswith(TAR_SUFFIXES):
-        with tarfile.open(origin) as tar:
-            count = sum(member.isreg() for member in tar)
-        opened = tarfile.open(origin)  # noqa: SIM115 - read lazily below
-        members = islice((m for m in opened if m.isreg()), 0, None, max(1, count // LOOKED_AT))
-        return count, (stream.read() for m in islice(members, LOOKED_AT) if (stream := opened.extractfile(m)))
-    raise BadDataError(f"{origin} is neither a folder nor a .zip, .tar or .tar.gz: pack the images or name their folder")
+    with ExitStack() as stack:
+        if origin.is_dir():
+            files = [entry.path for entry in walk(origin) if not entry.reason]
+            yield len(files), _read(origin, files[:: max(1, len(files) // LOOKED_AT)][:LOOKED_AT])
+        elif name.endswith(".zip"):
+            archive = stack.enter_context(zipfile.ZipFile(origin))
+            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+            yield len(names), (archive.read(n) for n in names[:: max(1, len(names) // LOOKED_AT)][:LOOKED_AT])
+        elif name.endswith(TAR_SUFFIXES):
+            with tarfile.open(origin) as tar:
+                count = sum(member.isreg() for member in tar)
+            opened = stack.enter_context(tarfile.open(origin))
+            members = islice((m for m in opened if m.isreg()), 0, None, max(1, count // LOOKED_AT))
+            yield count, (stream.read() for m in islice(members, LOOKED_AT) if (stream := opened.extractfile(m)))
+        else:
+            raise BadDataError(f"{origin} is neither a folder nor a .zip, .tar or .tar.gz: pack the images or name their folder")
+
+
+def _read(folder: Path, files: list[str]) -> Iterator[bytes]:
+    for file in files:
+        with suppress(Unreadable), open_regular(folder / file) as stream:
+            yield stream.read()
 
 
 def look(origin: Path) -> Look:
@@ -71,16 +82,16 @@ def look(origin: Path) -> Look:
         raise InputMissingError(f"{origin} does not exist: IMAGES names a folder, .zip, .tar or .tar.gz of images")
     sizes, grey = [], True
     try:
-        count, contents = _sampled(origin)
-        if not count:
-            raise InputMissingError(f"{origin} holds no files: put images into it, or name another folder or archive")
-        for data in contents:
-            try:
-                with Image.open(BytesIO(data)) as picture:
-                    sizes.append(picture.size)
-                    grey = grey and picture.mode in ("1", "L", "LA", "I", "I;16", "F")
-            except Exception:  # whatever a file is, preprocess will say so; here it is just no hint
-                log.debug("a file that is no image", exc_info=True)
+        with _sampled(origin) as (count, contents):
+            if not count:
+                raise InputMissingError(f"{origin} holds no files: put images into it, or name another folder or archive")
+            for data in contents:
+                try:
+                    with Image.open(BytesIO(data)) as picture:
+                        sizes.append(picture.size)
+                        grey = grey and picture.mode in ("1", "L", "LA", "I", "I;16", "F")
+                except Exception:  # whatever a file is, preprocess will say so; here it is just no hint
+                    log.debug("a file that is no image", exc_info=True)
     except (*ARCHIVE_ERRORS, RuntimeError) as error:  # zipfile's word for an encrypted member or an unknown method
         raise BadDataError(f"{origin} cannot be read ({error}): make the archive anew, or name a folder") from None
     if not sizes:

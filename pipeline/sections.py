@@ -26,6 +26,8 @@ class Download:
     source: str = field(choices=("sprites", "path"))
     path: str
     sprite_images: int = field(low=100, high=10_000_000)
+    max_members: int = field(low=1)
+    max_gib: float = field(above=0)
 
     def problems(self) -> list[tuple[str, str]]:
         if self.source == "path" and not self.path:
