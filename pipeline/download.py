@@ -11,10 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pipeline import stage
-from pipeline.errors import BadDataError, CannotWriteError, InputMissingError, PipelineError
+from pipeline.errors import BadDataError, CannotWriteError, InputMissingError, PipelineError, UnavailableError
 from pipeline.paths import Paths
 from pipeline.raw import FAILED, RawWriter
 from pipeline.sources import SOURCES
+from pipeline.sources.fetch import passing
 from pipeline.sources.folder import walk
 from vae.files import replaced_directory, write_manifest
 
@@ -37,15 +38,17 @@ def _nothing(path: str, writer: RawWriter) -> PipelineError:
     """The error for an input that gave no file at all."""
     if set(writer.reasons) <= {"empty_folder"}:
         return InputMissingError(f"{path} holds no files: put images into it, or name another folder or archive")
-    return BadDataError(f"nothing of {path} could be read; {writer.failures} failures, the first: {writer.first_failure}")
+    kind = UnavailableError if all(map(passing, writer.reasons)) else BadDataError
+    return kind(f"nothing of {path} could be read; {writer.failures} failures, the first: {writer.first_failure}")
 
 
 def download(values: SimpleNamespace, paths: Paths) -> None:
     """Fill data/raw from the source named in the parameters; whole or not at all."""
     _need_room(Path(values.download.path).expanduser(), paths.root)
+    given = SimpleNamespace(**vars(values), work=paths.work)
     with replaced_directory(paths.raw) as directory:
         with RawWriter(directory) as writer:
-            SOURCES[values.download.source](values, writer)
+            SOURCES[values.download.source](given, writer)
         if not writer.files:
             raise _nothing(values.download.path, writer)
         write_manifest(directory, files=writer.files, failed=writer.failures)
@@ -53,6 +56,8 @@ def download(values: SimpleNamespace, paths: Paths) -> None:
     if writer.failures:
         told = ", ".join(f"{count} {reason}" for reason, count in writer.reasons.most_common())
         log.warning("%d could not be brought, see %s: %s", writer.failures, paths.raw / FAILED, told)
+    if any(map(passing, writer.reasons)):
+        log.warning("some of these may pass: `dvc repro --force download` asks for them again, and for no other")
 
 
 if __name__ == "__main__":

@@ -76,8 +76,8 @@ def open_regular(path: Path) -> _Stream:
     try:
         # It may have been exchanged since it was listed: a FIFO would block, a link would lead elsewhere.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise Unreadable("unreadable", error.strerror or str(error)) from None
+    except (OSError, ValueError) as error:  # a name with NUL in it, from a list, is a ValueError
+        raise Unreadable("unreadable", getattr(error, "strerror", None) or str(error)) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise Unreadable("not_a_file", "no regular file")

@@ -1,4 +1,4 @@
-"""One's own images: a folder, .zip, .tar or .tar.gz."""
+"""One's own images: a folder, .zip, .tar, .tar.gz or .npz."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pipeline.console import progress
 from pipeline.errors import BadDataError, InputMissingError
 from pipeline.raw import RawWriter, Unreadable
 from pipeline.sources.archive import ARCHIVE_SUFFIXES, Limits, pack_archive
+from pipeline.sources.arrays import pack_npz
 from pipeline.sources.folder import open_regular, walk
+
+FILE_SUFFIXES = (*ARCHIVE_SUFFIXES, ".npz")
 
 
 def limits_of(values: SimpleNamespace) -> Limits:
@@ -31,6 +34,14 @@ def pack_folder(origin: Path, writer: RawWriter) -> None:
             writer.fail(entry.path, error.reason, error.detail)
 
 
+def pack_file(origin: Path, name: str, writer: RawWriter, limits: Limits) -> None:
+    """Hand the images of one file to ``writer``; its kind is told by ``name``."""
+    if name.lower().endswith(".npz"):
+        pack_npz(origin, writer)
+    else:
+        pack_archive(origin, writer, limits, name)
+
+
 def pack(values: SimpleNamespace, writer: RawWriter) -> None:
     """Bring ``download.path``; InputMissingError where there is nothing, BadDataError where it cannot be read."""
     origin = Path(values.download.path).expanduser()
@@ -38,7 +49,7 @@ def pack(values: SimpleNamespace, writer: RawWriter) -> None:
         raise InputMissingError(f"{origin} does not exist: download.path names a folder, .zip, .tar or .tar.gz of images")
     if origin.is_dir():
         pack_folder(origin, writer)
-    elif origin.is_file() and origin.name.lower().endswith(ARCHIVE_SUFFIXES):
-        pack_archive(origin, writer, limits_of(values))
+    elif origin.is_file() and origin.name.lower().endswith(FILE_SUFFIXES):
+        pack_file(origin, origin.name, writer, limits_of(values))
     else:
         raise BadDataError(f"{origin} is neither a folder nor a .zip, .tar or .tar.gz: pack the images or name their folder")
