@@ -203,7 +203,7 @@ class Web:
         except Forbidden as error:
             raise LinkError("forbidden", f"{shown(url)}: {error}") from None
         except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-            if ticket.expired:
+            if ticket.expired or ticket.left < WATCH_SECONDS / 2:  # the timeout above may come a moment before the watch
                 raise over(url) from None
             if isinstance(error, ValueError):  # no host, or one that cannot be
                 raise LinkError("bad_url", f"{shown(url)}: {_plain(error)}") from None
