@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from PIL import Image
@@ -24,6 +25,7 @@ from pipeline import params
 from pipeline.errors import BadDataError, InputMissingError
 from pipeline.paths import Paths
 from pipeline.raw import Unreadable
+from pipeline.sources import manifest
 from pipeline.sources.archive import ARCHIVE_ERRORS, TAR_SUFFIXES
 from pipeline.sources.folder import open_regular, walk
 from vae.files import write_text
@@ -35,6 +37,12 @@ SMALL = 48  # up to here a square set keeps its own size
 LATENT_DIMS = ((16, 64), (32, 128))  # searched for small and for large pictures: natural images have more than six factors
 BETAS = (0.3, 2.0)  # searched: around the bound itself, where pictures are sharpest
 FEW_IMAGES = 3000  # below: too few validation images for the Fréchet distance, so the search ranks by the bound
+COLUMN_NAMES = {  # of a list, in the order of preference
+    "url": ("url", "image_url", "image", "link", "path", "image_path", "file", "filename", "file_name"),
+    "label": ("label", "class", "category"),
+    "split": ("split", "subset"),
+    "sha256": ("sha256",),
+}
 log = logging.getLogger("pipeline.images")
 
 
@@ -45,7 +53,7 @@ class Look:
     files: int
     grey: bool
     square_side: int | None  # the one size of all of them, where they are square and agree
-    short_side: int
+    short_side: int  # 0 where none could be looked at
 
 
 @contextmanager
@@ -66,8 +74,24 @@ def _sampled(origin: Path) -> Iterator[tuple[int, Iterator[bytes]]]:
             opened = stack.enter_context(tarfile.open(origin))
             members = islice((m for m in opened if m.isreg()), 0, None, max(1, count // LOOKED_AT))
             yield count, (stream.read() for m in islice(members, LOOKED_AT) if (stream := opened.extractfile(m)))
+        elif name.endswith(manifest.SUFFIXES):  # links are not asked for; what lies here may be looked at
+            rows = list(manifest.read(origin, SimpleNamespace(**_columns(origin))))
+            near = [row.place for row in rows if row.place and not row.is_url]
+            yield len(rows), _read(origin.parent, near[:: max(1, len(near) // LOOKED_AT)][:LOOKED_AT])
         else:
             raise BadDataError(f"{origin} is neither a folder nor a .zip, .tar or .tar.gz: pack the images or name their folder")
+
+
+def _columns(origin: Path) -> dict[str, str]:
+    """The list's columns by what their names say; BadDataError where none says that it holds links."""
+    have = {name.lower(): name for name in manifest.columns(origin)}
+    found = {f"{key}_column": next((have[n] for n in names if n in have), "") for key, names in COLUMN_NAMES.items()}
+    if not found["url_column"]:
+        raise BadDataError(
+            f"{origin} has no column named {', '.join(COLUMN_NAMES['url'])}: name yours in params.yaml "
+            f"(download.source: manifest, download.url_column); it has {', '.join(have.values()) or 'none'}"
+        )
+    return found
 
 
 def _read(folder: Path, files: list[str]) -> Iterator[bytes]:
@@ -79,7 +103,9 @@ def _read(folder: Path, files: list[str]) -> Iterator[bytes]:
 def look(origin: Path) -> Look:
     """Open some files and say what they are like; InputMissingError or BadDataError where there is no image among them."""
     if not origin.exists():
-        raise InputMissingError(f"{origin} does not exist: IMAGES names a folder, .zip, .tar or .tar.gz of images")
+        raise InputMissingError(
+            f"{origin} does not exist: IMAGES names a folder, .zip, .tar or .tar.gz of images, or a .csv or .parquet of links"
+        )
     sizes, grey = [], True
     try:
         with _sampled(origin) as (count, contents):
@@ -94,6 +120,8 @@ def look(origin: Path) -> Look:
                     log.debug("a file that is no image", exc_info=True)
     except (*ARCHIVE_ERRORS, RuntimeError) as error:  # zipfile's word for an encrypted member or an unknown method
         raise BadDataError(f"{origin} cannot be read ({error}): make the archive anew, or name a folder") from None
+    if not sizes and origin.name.lower().endswith(manifest.SUFFIXES):
+        return Look(count, False, None, 0)
     if not sizes:
         raise BadDataError(
             f"no image found among {count} files of {origin}: name a folder or archive of PNG, JPEG, WebP, ... files"
@@ -103,23 +131,29 @@ def look(origin: Path) -> Look:
     return Look(count, grey, width if one_square else None, int(statistics.median(min(size) for size in sizes)))
 
 
+def _source(origin: Path) -> str:
+    return "manifest" if origin.name.lower().endswith(manifest.SUFFIXES) and not origin.is_dir() else "path"
+
+
 def suggest(origin: Path, seen: Look, strides: int) -> dict[str, Any]:
     """Values of params.yaml for such images; ``strides`` is what the picture's side must divide by."""
     size = SIDES[0] if seen.short_side < SIDES[1] else SIDES[1]
     if seen.square_side and SMALLEST <= seen.square_side <= SMALL and seen.square_side % strides == 0:
         size = seen.square_side
     stem = origin.resolve().name.lower()
-    for suffix in (".zip", *TAR_SUFFIXES):
+    for suffix in (".zip", *TAR_SUFFIXES, *manifest.SUFFIXES):
         stem = stem.removesuffix(suffix)
     values: dict[str, Any] = {
-        "download.source": "path",
+        "download.source": _source(origin),
         "download.path": str(origin),
-        "base.image_size": size,
-        "base.mode": "L" if seen.grey else "RGB",
         "fit.beta_anneal_share": 0.0,  # separated factors cost sharpness; on the embedded set they are what there is to see
         "augment.copies": 0,  # mirrored digits or text would be other images; whoever knows the data switches it on
         "register.name": re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-") or "images",
     }
+    if seen.short_side:
+        values |= {"base.image_size": size, "base.mode": "L" if seen.grey else "RGB"}
+    if _source(origin) == "manifest":
+        values |= {f"download.{key}": name for key, name in _columns(origin).items()}
     low, high = LATENT_DIMS[0] if size < SIDES[1] else LATENT_DIMS[1]
     values |= {"tune.latent_dim_min": low, "tune.latent_dim_max": high, "tune.beta_min": BETAS[0], "tune.beta_max": BETAS[1]}
     if seen.files < FEW_IMAGES:
@@ -132,7 +166,7 @@ def use(origin: str, paths: Paths) -> dict[str, Any]:
     expanded = Path(origin).expanduser()
     text = params.read_text(paths.params)
     current = params.check(text, paths.params.name)
-    if current.download.source == "path" and current.download.path == str(expanded):
+    if current.download.source == _source(expanded) and current.download.path == str(expanded):
         return {}
     values = suggest(expanded, look(expanded), 2 ** len(current.fit.widths))
     changed = params.edited(text, values)

@@ -59,7 +59,8 @@ class Download:
                 found.append((key, "has a user or password in it: credentials come from the environment alone"))
         if self.checksum and not re.fullmatch("sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32}", self.checksum):
             found.append(("checksum", f"{self.checksum!r} is neither sha256: and 64 hexadecimal digits nor md5: and 32"))
-        return found + (self._remote_problems() if self.source == "remote" else [])
+        secret = any(key == "url" for key, _ in found)  # the messages below repeat the address
+        return found + (self._remote_problems() if self.source == "remote" and not secret else [])
 
     def _remote_problems(self) -> list[tuple[str, str]]:
         is_file = self.url.partition("?")[0].lower().endswith(REMOTE_FILES)
