@@ -24,13 +24,15 @@ SPARE_BYTES = 200 * 2**20  # left free for everything that the other stages writ
 log = logging.getLogger("pipeline.download")
 
 
-def _need_room(path: Path, where: Path) -> None:
-    """CannotWriteError now rather than half-way, where the copy cannot fit."""
-    needed = path.stat().st_size if path.is_file() else sum(e.length_bytes for e in walk(path)) if path.is_dir() else 0
+def _need_room(path: Path | None, where: Path) -> None:
+    """CannotWriteError now rather than half-way, where the copy of ``path`` cannot fit."""
+    needed = 0
+    if path is not None and path.exists():
+        needed = sum(entry.length_bytes for entry in walk(path)) if path.is_dir() else path.stat().st_size
     free = shutil.disk_usage(where).free
     if free < needed + SPARE_BYTES:
         raise CannotWriteError(
-            f"{where} has {free / 2**20:.0f} MiB free, {(needed + SPARE_BYTES) / 2**20:.0f} MiB are needed for {path}: free some space"
+            f"{where} has {free / 2**20:.0f} MiB free, {(needed + SPARE_BYTES) / 2**20:.0f} MiB are needed: free some space"
         )
 
 
@@ -44,13 +46,13 @@ def _nothing(path: str, writer: RawWriter) -> PipelineError:
 
 def download(values: SimpleNamespace, paths: Paths) -> None:
     """Fill data/raw from the source named in the parameters; whole or not at all."""
-    _need_room(Path(values.download.path).expanduser(), paths.root)
+    _need_room(Path(values.download.path).expanduser() if values.download.source == "path" else None, paths.root)
     given = SimpleNamespace(**vars(values), work=paths.work)
     with replaced_directory(paths.raw) as directory:
         with RawWriter(directory) as writer:
             SOURCES[values.download.source](given, writer)
         if not writer.files:
-            raise _nothing(values.download.path, writer)
+            raise _nothing(values.download.url if values.download.source == "remote" else values.download.path, writer)
         write_manifest(directory, files=writer.files, failed=writer.failures)
     log.info("%d files in %s", writer.files, paths.raw)
     if writer.failures:

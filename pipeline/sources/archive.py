@@ -34,6 +34,7 @@ RATIO_FREE_BYTES = 2**24  # below this much unpacked the ratio is not looked at
 MOST_HEADER_BYTES = 2**20  # of a tar's extended header, which tarfile reads whole
 OPENERS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+END_BYTES = 22 + 2**16  # of a zip: its end record with the longest comment
 ZIP_KINDS = {0, stat.S_IFREG, stat.S_IFDIR}
 
 
@@ -74,6 +75,8 @@ class Gate:
             raise self.refuse(name, "its name leads out of the archive")
         clean = "/".join(part for part in name.split("/") if part not in ("", "."))
         if not is_file:
+            if length_bytes:
+                raise self.refuse(name, "it is a folder with content of its own")
             return ""
         if not clean:
             raise self.refuse(name, "it has no name")
@@ -114,7 +117,7 @@ def _zip_infos(archive: zipfile.ZipFile, gate: Gate) -> list[tuple[str, zipfile.
             )
         if info.file_size > RATIO_FREE_BYTES + MOST_RATIO * info.compress_size:
             raise gate.refuse(info.filename, f"it unpacks to more than {MOST_RATIO} times its size, as bombs do")
-        clean = gate.admit(info.filename, info.file_size, not info.is_dir(), what)
+        clean = gate.admit(info.filename, info.file_size, not info.filename.endswith("/"), what)
         if clean:
             admitted.append((clean, info))
     end = -1
@@ -125,11 +128,22 @@ def _zip_infos(archive: zipfile.ZipFile, gate: Gate) -> list[tuple[str, zipfile.
     return admitted
 
 
+def _announced(origin: Path) -> int | None:
+    """How many members a zip says that it has, which zipfile does not compare; None where that is told elsewhere (zip64)."""
+    with origin.open("rb") as stream:
+        stream.seek(max(0, origin.stat().st_size - END_BYTES))
+        tail = stream.read()
+    count = struct.unpack_from("<H", tail, tail.rfind(b"PK\x05\x06") + 10)[0]
+    return None if count == 0xFFFF else count
+
+
 def read_zip(origin: Path, limits: Limits) -> Iterator[tuple[str, Readable | Unreadable]]:
     """(path, stream or why it cannot be opened) of every file in a zip; the stream is good until the next one."""
     gate = Gate(origin, limits)
     try:
         archive = zipfile.ZipFile(origin)
+        if _announced(origin) not in (None, len(archive.infolist())):
+            raise zipfile.BadZipFile(f"its list has {len(archive.infolist())} members, it should have {_announced(origin)}")
     except MEMBER_ERRORS as error:
         raise BadDataError(f"{origin} is not a readable zip archive ({error}): make it anew, or name a folder") from None
     with archive:

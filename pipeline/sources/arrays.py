@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import scipy.io
 from PIL import Image
 
 from pipeline.console import progress
 from pipeline.errors import BadDataError
 from pipeline.raw import RawWriter
-from pipeline.sources.archive import ARCHIVE_ERRORS, Limits, read_tar
+from pipeline.sources.archive import ARCHIVE_ERRORS, MEMBER_ERRORS, MOST_RATIO, RATIO_FREE_BYTES, Limits, read_tar
+from pipeline.sources.matlab import read_mat
 
 MOST_ARRAY_BYTES = 2**33  # an array is held in memory
 CIFAR_RECORD = 1 + 3 * 32 * 32
@@ -118,20 +118,15 @@ def pack_cifar(origin: Path, writer: RawWriter, limits: Limits, names: Sequence[
 def pack_svhn(origin: Path, writer: RawWriter, split: str) -> None:
     """The cropped SVHN digits: X of uint8 (32, 32, 3, N), y of (N, 1), in which 10 means the digit 0."""
     try:
-        shapes = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(origin)}
-        (shape, kind), (labels_shape, _) = shapes["X"], shapes["y"]
-        sound = kind == "uint8" and len(shape) == 4 and shape[2] == 3 and math.prod(labels_shape) == shape[3] > 0
-        if not sound or math.prod(shape) > MOST_ARRAY_BYTES:
-            raise bad(origin, f"no SVHN file: X is {kind} {shape}, y {labels_shape}")
-        arrays = scipy.io.loadmat(origin, variable_names=["X", "y"])
-        images, labels = arrays["X"], arrays["y"].ravel()
-    except BadDataError:
-        raise
-    except KeyError as error:
-        raise bad(origin, f"no SVHN file: it has no variable {error}") from None
-    except Exception as error:  # scipy raises whatever a damaged file makes of its code
-        raise bad(origin, f"no readable .mat file ({type(error).__name__}: {' '.join(str(error).split())[:100]})") from None
-    if images.shape != shape or not np.isin(labels, np.arange(1, 11)).all():
+        arrays = read_mat(origin, MOST_ARRAY_BYTES)
+    except ValueError as error:
+        raise bad(origin, f"no readable .mat file: {error}") from None
+    if missing := {"X", "y"} - set(arrays):
+        raise bad(origin, f"no SVHN file: it has no variable {', '.join(sorted(missing))}")
+    images, labels = arrays["X"], arrays["y"].ravel()
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2] != 3 or not len(labels) == images.shape[3] > 0:
+        raise bad(origin, f"no SVHN file: X is {images.dtype} {images.shape}, y {arrays['y'].shape}")
+    if not np.isin(labels, np.arange(1, 11)).all():
         raise bad(origin, "no SVHN file: its labels are not 1 to 10")
     write_images(writer, images.transpose(3, 0, 1, 2), labels.astype(int) % 10, split)
 
@@ -174,8 +169,8 @@ def pack_npz(origin: Path, writer: RawWriter) -> None:
                 shape, kind = members[images_name]
                 if kind != np.uint8 or len(shape) not in (3, 4) or shape[3:] not in ((), (1,), (3,)) or 0 in shape:
                     raise bad(origin, f"without images in {images_name}: {kind} {shape} is not uint8 (N, H, W) or (N, H, W, 3)")
-                if math.prod(shape) > MOST_ARRAY_BYTES:
-                    raise bad(origin, f"too large to be held in memory: {images_name} is {shape}")
+                if math.prod(shape) > min(MOST_ARRAY_BYTES, RATIO_FREE_BYTES + MOST_RATIO * origin.stat().st_size):
+                    raise bad(origin, f"refused for {images_name}: {shape} is too large for memory, or unpacks as bombs do")
                 labels = None
                 if labels_name:
                     labels_shape, labels_kind = members[labels_name]
@@ -184,5 +179,5 @@ def pack_npz(origin: Path, writer: RawWriter) -> None:
                     labels = arrays[labels_name].ravel()
                 images = arrays[images_name]
                 write_images(writer, images[..., 0] if shape[3:] == (1,) else images, labels, split)
-    except (*ARCHIVE_ERRORS, ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+    except (*MEMBER_ERRORS, KeyError) as error:
         raise bad(origin, f"no readable .npz file ({' '.join(str(error).split())[:100]})") from None

@@ -40,6 +40,8 @@ def is_cloud(url: str) -> bool:
 def _store(url: str) -> tuple[Any, str]:
     """fsspec's file system and the path in it; BadConfigError where its package is missing."""
     scheme = url.partition("://")[0].lower()
+    if "::" in url:
+        raise Unreadable("bad_url", f"{shown(url)}: chained addresses are not followed")
     try:
         return fsspec.core.url_to_fs(url)
     except ImportError:

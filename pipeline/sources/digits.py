@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from pipeline.raw import RawWriter
 from pipeline.sources.arrays import write_images
@@ -15,5 +14,7 @@ LEVELS = 16  # of the shipped values, 0 to 16
 
 def pack(values: SimpleNamespace, writer: RawWriter) -> None:
     """Write every digit as a grey PNG named label/number."""
+    from sklearn.datasets import load_digits  # a second of time and much memory, which no other source should pay
+
     digits = load_digits()
     write_images(writer, np.round(digits.images * (255 / LEVELS)).astype(np.uint8), digits.target, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -77,7 +78,8 @@ def open_regular(path: Path) -> _Stream:
         # It may have been exchanged since it was listed: a FIFO would block, a link would lead elsewhere.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:  # a name with NUL in it, from a list, is a ValueError
-        raise Unreadable("unreadable", getattr(error, "strerror", None) or str(error)) from None
+        reason = "link" if getattr(error, "errno", 0) == errno.ELOOP else "unreadable"
+        raise Unreadable(reason, getattr(error, "strerror", None) or str(error)) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise Unreadable("not_a_file", "no regular file")

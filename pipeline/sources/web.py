@@ -167,7 +167,7 @@ class Web:
             proxy = ""
         with self._lock:
             if proxy not in self._managers:
-                keep = {"num_pools": 64, "maxsize": self._per_host}
+                keep = {"num_pools": 32, "maxsize": min(8, self._per_host)}  # idle ones count as open files
                 manager = urllib3.ProxyManager(proxy, **keep) if proxy else urllib3.PoolManager(**keep)  # type: ignore[arg-type]
                 manager.pool_classes_by_scheme = _pools(self.policy)
                 self._managers[proxy] = manager

@@ -117,7 +117,7 @@ def test_manifest_every_bad_row_has_its_reason_and_the_good_ones_come(project, s
         ("./here.png", "", "duplicate_name"),
         ("../here.png", "", "unreadable"),
         ("gone.png", "", "unreadable"),
-        ("link.png", "", "unreadable"),
+        ("link.png", "", "link"),
         ("pipe.png", "", "not_a_file"),
         (".", "", "not_a_file"),
         ("x" * 300, "", "unreadable"),
@@ -278,10 +278,15 @@ def test_manifest_missing_or_empty_list_is_input_missing(project):
 def test_manifest_objects_of_a_store_are_brought(project, picture):
     store = fsspec.filesystem("memory")
     store.pipe("/bucket/1.png", picture(1))
-    rows = [("memory://bucket/1.png", sha(picture(1))), ("memory://bucket/1.png?", sha(b"x")), ("memory://bucket/2.png", "")]
+    rows = [
+        ("memory://bucket/1.png", sha(picture(1))),
+        ("memory://bucket/1.png?", sha(b"x")),
+        ("memory://bucket/1.png::file:///etc/passwd", ""),
+        ("memory://bucket/2.png", ""),
+    ]
     table, failures = brought(project, listed(project, [{"url": u, "sha256": s} for u, s in rows]), sha256_column="sha256")
     assert list(table["sha256"]) == [sha(picture(1))]
-    assert [reason for _, reason, _ in failures][-1] == "not_found"
+    assert [reason for _, reason, _ in failures][-2:] == ["bad_url", "not_found"]
 
 
 @pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs"), ("az", "adlfs")])

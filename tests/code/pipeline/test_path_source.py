@@ -169,7 +169,7 @@ def test_open_regular_what_was_exchanged_after_the_walk_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "real").write_bytes(b"1")
     (tmp_path / "link").symlink_to("real")
-    for name, reason in (("pipe", "not_a_file"), ("link", "unreadable"), ("gone", "unreadable"), (".", "not_a_file")):
+    for name, reason in (("pipe", "not_a_file"), ("link", "link"), ("gone", "unreadable"), (".", "not_a_file")):
         with pytest.raises(Unreadable) as caught:
             open_regular(tmp_path / name)
         assert caught.value.reason == reason
@@ -371,6 +371,24 @@ def test_pack_archive_with_flipped_bytes_is_bad_data(project, tmp_path, kind):
         data[place] ^= 0xFF
     origin.write_bytes(data)
     assert isinstance(refused(project, origin), BadDataError)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz"])
+def test_pack_any_damage_is_refused_or_every_file_is_accounted_for(project, tmp_path, kind):
+    rng = np.random.default_rng(0)
+    origin = packed(fill(tmp_path / "photos", {f"{i}.png": rng.bytes(300) for i in range(4)}), kind)
+    good, refusals = origin.read_bytes(), 0
+    for _ in range(120):
+        data = bytearray(good)
+        for place in rng.integers(0, len(data), 2):
+            data[place] = rng.choice((0, 255, rng.integers(0, 256)))
+        origin.write_bytes(data[: rng.integers(0, len(data))] if rng.random() < 0.1 else data)
+        try:
+            found, failed = pack(project, origin)
+            assert len(found) + len(failed) == 4
+        except BadDataError:
+            refusals += 1
+    assert refusals
 
 
 def test_pack_encrypted_zip_is_refused_with_the_remedy(project, tmp_path):
