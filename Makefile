@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY) ## the virtual environment with pinned dependencies
 
-run: $(READY) ## the whole pipeline; IMAGES=folder-or-archive for your own images
+run: $(READY) ## the whole pipeline; IMAGES=folder, archive or list of links for your own images
 	@python -m pipeline.run $(if $(IMAGES),--images '$(IMAGES)')
 
 test: $(READY) ## the tests that take minutes

@@ -1,4 +1,4 @@
-"""Stage download: brings the input, whatever its source, into data/raw as one archive with its hash.
+"""Stage download: brings the input, whatever its source, into data/raw, unchanged and with its hashes.
 
 In: params ``download`` and what they name. Out: data/raw (pipeline/raw.py says what is in it).
 """
@@ -11,10 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pipeline import stage
-from pipeline.errors import CannotWriteError, InputMissingError
+from pipeline.errors import BadDataError, CannotWriteError, InputMissingError, PipelineError, UnavailableError
 from pipeline.paths import Paths
-from pipeline.raw import RawWriter
+from pipeline.raw import FAILED, RawWriter
 from pipeline.sources import SOURCES
+from pipeline.sources.fetch import passing
+from pipeline.sources.folder import walk
 from vae.files import replaced_directory, write_manifest
 
 PARAMS = ("base.seed", "base.image_size", "base.mode", "download")
@@ -22,28 +24,42 @@ SPARE_BYTES = 200 * 2**20  # left free for everything that the other stages writ
 log = logging.getLogger("pipeline.download")
 
 
-def _need_room(path: Path, where: Path) -> None:
-    """CannotWriteError now rather than half-way, where the copy cannot fit."""
-    needed = sum(p.stat().st_size for p in ([path] if path.is_file() else path.rglob("*")) if p.is_file()) if path.exists() else 0
+def _need_room(path: Path | None, where: Path) -> None:
+    """CannotWriteError now rather than half-way, where the copy of ``path`` cannot fit."""
+    needed = 0
+    if path is not None and path.exists():
+        needed = sum(entry.length_bytes for entry in walk(path)) if path.is_dir() else path.stat().st_size
     free = shutil.disk_usage(where).free
     if free < needed + SPARE_BYTES:
         raise CannotWriteError(
-            f"{where} has {free / 2**20:.0f} MiB free, {(needed + SPARE_BYTES) / 2**20:.0f} MiB are needed for {path}: free some space"
+            f"{where} has {free / 2**20:.0f} MiB free, {(needed + SPARE_BYTES) / 2**20:.0f} MiB are needed: free some space"
         )
+
+
+def _nothing(path: str, writer: RawWriter) -> PipelineError:
+    """The error for an input that gave no file at all."""
+    if set(writer.reasons) <= {"empty_folder"}:
+        return InputMissingError(f"{path} holds no files: put images into it, or name another folder or archive")
+    kind = UnavailableError if all(map(passing, writer.reasons)) else BadDataError
+    return kind(f"nothing of {path} could be read; {writer.failures} failures, the first: {writer.first_failure}")
 
 
 def download(values: SimpleNamespace, paths: Paths) -> None:
     """Fill data/raw from the source named in the parameters; whole or not at all."""
-    _need_room(Path(values.download.path).expanduser(), paths.root)
+    _need_room(Path(values.download.path).expanduser() if values.download.source == "path" else None, paths.root)
+    given = SimpleNamespace(**vars(values), work=paths.work)
     with replaced_directory(paths.raw) as directory:
         with RawWriter(directory) as writer:
-            SOURCES[values.download.source](values, writer)
-        if not writer.files + writer.failures:
-            raise InputMissingError(
-                f"{values.download.path} holds no files: put images into it, or name another folder or archive"
-            )
+            SOURCES[values.download.source](given, writer)
+        if not writer.files:
+            raise _nothing(values.download.url if values.download.source == "remote" else values.download.path, writer)
         write_manifest(directory, files=writer.files, failed=writer.failures)
-    log.info("%d files in %s, %d could not be read", writer.files, paths.raw, writer.failures)
+    log.info("%d files in %s", writer.files, paths.raw)
+    if writer.failures:
+        told = ", ".join(f"{count} {reason}" for reason, count in writer.reasons.most_common())
+        log.warning("%d could not be brought, see %s: %s", writer.failures, paths.raw / FAILED, told)
+    if any(map(passing, writer.reasons)):
+        log.warning("some of these may pass: `dvc repro --force download` asks for them again, and for no other")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ import statistics
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from PIL import Image
@@ -22,7 +24,10 @@ from PIL import Image
 from pipeline import params
 from pipeline.errors import BadDataError, InputMissingError
 from pipeline.paths import Paths
-from pipeline.sources.path import ARCHIVE_ERRORS, TAR_SUFFIXES, files_of
+from pipeline.raw import Unreadable
+from pipeline.sources import manifest
+from pipeline.sources.archive import ARCHIVE_ERRORS, TAR_SUFFIXES
+from pipeline.sources.folder import open_regular, walk
 from vae.files import write_text
 
 LOOKED_AT = 200  # files, evenly spread
@@ -32,6 +37,12 @@ SMALL = 48  # up to here a square set keeps its own size
 LATENT_DIMS = ((16, 64), (32, 128))  # searched for small and for large pictures: natural images have more than six factors
 BETAS = (0.3, 2.0)  # searched: around the bound itself, where pictures are sharpest
 FEW_IMAGES = 3000  # below: too few validation images for the Fréchet distance, so the search ranks by the bound
+COLUMN_NAMES = {  # of a list, in the order of preference
+    "url": ("url", "image_url", "image", "link", "path", "image_path", "file", "filename", "file_name"),
+    "label": ("label", "class", "category"),
+    "split": ("split", "subset"),
+    "sha256": ("sha256",),
+}
 log = logging.getLogger("pipeline.images")
 
 
@@ -42,47 +53,75 @@ class Look:
     files: int
     grey: bool
     square_side: int | None  # the one size of all of them, where they are square and agree
-    short_side: int
+    short_side: int  # 0 where none could be looked at
 
 
-def _sampled(origin: Path) -> tuple[int, Iterator[bytes]]:
-    """The number of files, and the bytes of at most LOOKED_AT of them."""
+@contextmanager
+def _sampled(origin: Path) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """The number of files, and the bytes of at most LOOKED_AT of them, as long as the context is open."""
     name = origin.name.lower()
-    if origin.is_dir():
-        files = files_of(origin)
-        chosen = files[:: max(1, len(files) // LOOKED_AT)][:LOOKED_AT]
-        return len(files), (file.read_bytes() for file in chosen)
-    if name.endswith(".zip"):
-        archive = zipfile.ZipFile(origin)
-        names = [info.filename for info in archive.infolist() if not info.is_dir()]
-        return len(names), (archive.read(n) for n in names[:: max(1, len(names) // LOOKED_AT)][:LOOKED_AT])
-    if name.endswith(TAR_SUFFIXES):
-        with tarfile.open(origin) as tar:
-            count = sum(member.isreg() for member in tar)
-        opened = tarfile.open(origin)  # noqa: SIM115 - read lazily below
-        members = islice((m for m in opened if m.isreg()), 0, None, max(1, count // LOOKED_AT))
-        return count, (stream.read() for m in islice(members, LOOKED_AT) if (stream := opened.extractfile(m)))
-    raise BadDataError(f"{origin} is neither a folder nor a .zip, .tar or .tar.gz: pack the images or name their folder")
+    with ExitStack() as stack:
+        if origin.is_dir():
+            files = [entry.path for entry in walk(origin) if not entry.reason]
+            yield len(files), _read(origin, files[:: max(1, len(files) // LOOKED_AT)][:LOOKED_AT])
+        elif name.endswith(".zip"):
+            archive = stack.enter_context(zipfile.ZipFile(origin))
+            names = [info.filename for info in archive.infolist() if not info.is_dir()]
+            yield len(names), (archive.read(n) for n in names[:: max(1, len(names) // LOOKED_AT)][:LOOKED_AT])
+        elif name.endswith(TAR_SUFFIXES):
+            with tarfile.open(origin) as tar:
+                count = sum(member.isreg() for member in tar)
+            opened = stack.enter_context(tarfile.open(origin))
+            members = islice((m for m in opened if m.isreg()), 0, None, max(1, count // LOOKED_AT))
+            yield count, (stream.read() for m in islice(members, LOOKED_AT) if (stream := opened.extractfile(m)))
+        elif name.endswith(manifest.SUFFIXES):  # links are not asked for; what lies here may be looked at
+            rows = list(manifest.read(origin, SimpleNamespace(**_columns(origin))))
+            near = [row.place for row in rows if row.place and not row.is_url]
+            yield len(rows), _read(origin.parent, near[:: max(1, len(near) // LOOKED_AT)][:LOOKED_AT])
+        else:
+            raise BadDataError(f"{origin} is neither a folder nor a .zip, .tar or .tar.gz: pack the images or name their folder")
+
+
+def _columns(origin: Path) -> dict[str, str]:
+    """The list's columns by what their names say; BadDataError where none says that it holds links."""
+    have = {name.lower(): name for name in manifest.columns(origin)}
+    found = {f"{key}_column": next((have[n] for n in names if n in have), "") for key, names in COLUMN_NAMES.items()}
+    if not found["url_column"]:
+        raise BadDataError(
+            f"{origin} has no column named {', '.join(COLUMN_NAMES['url'])}: name yours in params.yaml "
+            f"(download.source: manifest, download.url_column); it has {', '.join(have.values()) or 'none'}"
+        )
+    return found
+
+
+def _read(folder: Path, files: list[str]) -> Iterator[bytes]:
+    for file in files:
+        with suppress(Unreadable), open_regular(folder / file) as stream:
+            yield stream.read()
 
 
 def look(origin: Path) -> Look:
     """Open some files and say what they are like; InputMissingError or BadDataError where there is no image among them."""
     if not origin.exists():
-        raise InputMissingError(f"{origin} does not exist: IMAGES names a folder, .zip, .tar or .tar.gz of images")
+        raise InputMissingError(
+            f"{origin} does not exist: IMAGES names a folder, .zip, .tar or .tar.gz of images, or a .csv or .parquet of links"
+        )
     sizes, grey = [], True
     try:
-        count, contents = _sampled(origin)
-        if not count:
-            raise InputMissingError(f"{origin} holds no files: put images into it, or name another folder or archive")
-        for data in contents:
-            try:
-                with Image.open(BytesIO(data)) as picture:
-                    sizes.append(picture.size)
-                    grey = grey and picture.mode in ("1", "L", "LA", "I", "I;16", "F")
-            except Exception:  # whatever a file is, preprocess will say so; here it is just no hint
-                log.debug("a file that is no image", exc_info=True)
+        with _sampled(origin) as (count, contents):
+            if not count:
+                raise InputMissingError(f"{origin} holds no files: put images into it, or name another folder or archive")
+            for data in contents:
+                try:
+                    with Image.open(BytesIO(data)) as picture:
+                        sizes.append(picture.size)
+                        grey = grey and picture.mode in ("1", "L", "LA", "I", "I;16", "F")
+                except Exception:  # whatever a file is, preprocess will say so; here it is just no hint
+                    log.debug("a file that is no image", exc_info=True)
     except (*ARCHIVE_ERRORS, RuntimeError) as error:  # zipfile's word for an encrypted member or an unknown method
         raise BadDataError(f"{origin} cannot be read ({error}): make the archive anew, or name a folder") from None
+    if not sizes and origin.name.lower().endswith(manifest.SUFFIXES):
+        return Look(count, False, None, 0)
     if not sizes:
         raise BadDataError(
             f"no image found among {count} files of {origin}: name a folder or archive of PNG, JPEG, WebP, ... files"
@@ -92,24 +131,30 @@ def look(origin: Path) -> Look:
     return Look(count, grey, width if one_square else None, int(statistics.median(min(size) for size in sizes)))
 
 
+def _source(origin: Path) -> str:
+    return "manifest" if origin.name.lower().endswith(manifest.SUFFIXES) and not origin.is_dir() else "path"
+
+
 def suggest(origin: Path, seen: Look, strides: int) -> dict[str, Any]:
     """Values of params.yaml for such images; ``strides`` is what the picture's side must divide by."""
     size = SIDES[0] if seen.short_side < SIDES[1] else SIDES[1]
     if seen.square_side and SMALLEST <= seen.square_side <= SMALL and seen.square_side % strides == 0:
         size = seen.square_side
     stem = origin.resolve().name.lower()
-    for suffix in (".zip", *TAR_SUFFIXES):
+    for suffix in (".zip", *TAR_SUFFIXES, *manifest.SUFFIXES):
         stem = stem.removesuffix(suffix)
     values: dict[str, Any] = {
-        "download.source": "path",
+        "download.source": _source(origin),
         "download.path": str(origin),
-        "base.image_size": size,
-        "base.mode": "L" if seen.grey else "RGB",
         "fit.beta_anneal_share": 0.0,  # separated factors cost sharpness; on the embedded set they are what there is to see
         "augment.copies": 0,  # mirrored digits or text would be other images; whoever knows the data switches it on
         "augment.on_the_fly": False,
         "register.name": re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-") or "images",
     }
+    if seen.short_side:
+        values |= {"base.image_size": size, "base.mode": "L" if seen.grey else "RGB"}
+    if _source(origin) == "manifest":
+        values |= {f"download.{key}": name for key, name in _columns(origin).items()}
     low, high = LATENT_DIMS[0] if size < SIDES[1] else LATENT_DIMS[1]
     values |= {"tune.latent_dim_min": low, "tune.latent_dim_max": high, "tune.beta_min": BETAS[0], "tune.beta_max": BETAS[1]}
     if seen.files < FEW_IMAGES:
@@ -122,7 +167,7 @@ def use(origin: str, paths: Paths) -> dict[str, Any]:
     expanded = Path(origin).expanduser()
     text = params.read_text(paths.params)
     current = params.check(text, paths.params.name)
-    if current.download.source == "path" and current.download.path == str(expanded):
+    if current.download.source == _source(expanded) and current.download.path == str(expanded):
         return {}
     values = suggest(expanded, look(expanded), 2 ** len(current.fit.widths))
     changed = params.edited(text, values)

@@ -107,7 +107,7 @@ def draw_classes(classes: pd.DataFrame, path: Path, most: int = 40) -> None:
             bottom = [a + b for a, b in zip(bottom, table[split], strict=True)]
     axes.set_ylabel("images")
     axes.tick_params(axis="x", labelrotation=90 if len(table) > 6 else 0, labelsize=8)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper")
     _save(figure, path)
 
 

@@ -13,8 +13,9 @@ import io
 import shutil
 import tempfile
 import zipfile
+from collections import Counter
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +29,20 @@ SPOOL_BYTES = 2**26  # a larger file is read by way of the disk
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # no time stamps: the same input gives the same bytes
 COLUMNS = {"path": pa.string(), "archive": pa.int32(), "bytes": pa.int64(), "sha256": pa.string(), "label": pa.string(),
            "split": pa.string()}  # fmt: skip
+
+
+class Readable(Protocol):
+    """What a source hands over: bytes in blocks, b'' at the end."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+class Unreadable(Exception):  # noqa: N818 - no fault of the program but what a source says of one file
+    """One file of the input cannot be brought: ``reason`` is a code for machines, ``detail`` a text for people."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
 
 
 def safe_name(path: str) -> str:
@@ -49,31 +64,35 @@ class RawWriter:
         self._failures = csv.writer(self._failed, lineterminator="\n")
         self._failures.writerow(["path", "reason", "detail"])
         self.files = self.failures = 0
+        self.reasons: Counter[str] = Counter()  # of the failures
+        self.first_failure = ""
 
-    def add(self, path: str, content: bytes | IO[bytes], *, label: str = "", split: str = "", **factors: float) -> None:
+    def add(self, path: str, content: bytes | Readable, *, label: str = "", split: str = "", **factors: float) -> bool:
         """Store one file; what ``content`` raises while it is read leaves nothing behind. Every file has the same factors.
 
-        A path that is there already is a failure ``duplicate_name``.
+        False where it became a failure instead: ``content`` raised Unreadable, or the path is there already
+        (``duplicate_name``).
         """
         name = safe_name(path)
         if name in self._seen:
             self.fail(path, "duplicate_name", "another file of the input has this path")
-            return
+            return False
         if isinstance(content, bytes):
-            self._store(name, io.BytesIO(content), label, split, factors)
-            return
-        with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as stream:  # whole, before the archive knows of it
-            shutil.copyfileobj(content, stream, BLOCK_BYTES)
+            stream: Any = io.BytesIO(content)
+        else:  # whole, before the archive knows of it
+            stream = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=self._directory)  # noqa: SIM115 - closed below
+            try:
+                shutil.copyfileobj(content, stream, BLOCK_BYTES)
+            except Unreadable as error:
+                self.fail(path, error.reason, error.detail)
+                return False
             stream.seek(0)
-            self._store(name, stream, label, split, factors)
-
-    def _store(self, name: str, stream: IO[bytes], label: str, split: str, factors: dict[str, float]) -> None:
         self._seen.add(name)
         if self._zip is None or self._in_archive == ARCHIVE_FILES or self._bytes_in_archive >= ARCHIVE_BYTES:
             self._next_archive()
         assert self._zip is not None
         digest, length = hashlib.sha256(), 0
-        with self._zip.open(zipfile.ZipInfo(name, ZIP_EPOCH), "w", force_zip64=True) as member:
+        with stream, self._zip.open(zipfile.ZipInfo(name, ZIP_EPOCH), "w", force_zip64=True) as member:
             while block := stream.read(BLOCK_BYTES):
                 member.write(block)
                 digest.update(block)
@@ -85,11 +104,14 @@ class RawWriter:
         self._rows.append(row | {"label": label, "split": split} | {f"factor_{k}": float(v) for k, v in factors.items()})
         if len(self._rows) == ARCHIVE_FILES:
             self._flush()
+        return True
 
     def fail(self, path: str, reason: str, detail: str) -> None:
         """Note a file that could not be brought here."""
         self._failures.writerow([safe_name(path), reason, " ".join(detail.split())[:200]])
         self.failures += 1
+        self.reasons[reason] += 1
+        self.first_failure = self.first_failure or f"{safe_name(path)}: {' '.join(detail.split())[:200]} ({reason})"
 
     def _next_archive(self) -> None:
         if self._zip is not None:
@@ -110,6 +132,10 @@ class RawWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is left; the folder is whole afterwards. Once."""
         if self._rows or self._table is None:
             self._flush()
         if self._zip is not None:

@@ -78,7 +78,9 @@ Done in {seconds:.0f} s: models:/{decision["name"]}@champion is version {decisio
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.run", description=__doc__)
-    parser.add_argument("--images", default="", help="a folder, .zip, .tar or .tar.gz: writes it into params.yaml first")
+    parser.add_argument(
+        "--images", default="", help="a folder, archive or list of links (.csv, .parquet): written into params.yaml first"
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments = parser.parse_args()
     paths, started, codes = Paths.here(), time.monotonic(), []

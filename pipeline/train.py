@@ -104,6 +104,11 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
         "%s, beta %.3g, %d latent dimensions, %d images over %d workers",
         model.name, fit.beta, model.latent_dim, fit.total_images, profile.workers,
     )  # fmt: skip
+    tracker.artifacts(run_id, paths.preprocess_report, "data")
+    counts = {
+        name: float(value) for name, value in read_json(paths.preprocess_report / METRICS).items() if isinstance(value, int)
+    }
+    tracker.metrics(run_id, {f"data_{name}": value for name, value in counts.items()})
     forwarder = Forwarder(tracker, run_id, fit.total_images)
     started = time.monotonic()
     try:

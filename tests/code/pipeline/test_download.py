@@ -19,9 +19,9 @@ def contents(folder) -> dict[str, bytes]:
 def test_download_sprites_manifest_describes_what_is_there(project):
     download(project.values(PARAMS, download__sprite_images=150), project.paths)
     facts = read_manifest(project.paths.raw)
-    assert facts == {"files": 150, "origin": "sprites"}
+    assert facts == {"files": 150, "failed": 0}
     manifest = json.loads((project.paths.raw / "MANIFEST.json").read_text())
-    assert set(manifest["files"]) == {"images.zip", "factors.parquet"}
+    assert set(manifest["files"]) == {"images-00000.zip", "files.parquet", "failed.csv"}
 
 
 def test_download_same_parameters_same_bytes(project):
@@ -37,8 +37,8 @@ def test_download_own_images_replace_the_sprites(project, tmp_path, picture):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/1.png").write_bytes(picture(1))
     download(project.values(PARAMS, download__source="path", download__path=str(tmp_path / "photos")), project.paths)
-    assert set(contents(project.paths.raw)) == {"images.zip", "MANIFEST.json"}
-    assert read_manifest(project.paths.raw) == {"files": 1, "origin": "photos"}
+    assert set(contents(project.paths.raw)) == {"images-00000.zip", "files.parquet", "failed.csv", "MANIFEST.json"}
+    assert read_manifest(project.paths.raw) == {"files": 1, "failed": 0}
 
 
 def test_download_failure_leaves_the_old_data_and_no_part(project, tmp_path):
@@ -61,9 +61,9 @@ def test_download_without_room_stops_before_it_writes(project, monkeypatch):
 
 def test_download_damage_is_found_by_the_manifest(project):
     download(project.values(PARAMS, download__sprite_images=100), project.paths)
-    archive = project.paths.raw / "images.zip"
+    archive = project.paths.raw / "images-00000.zip"
     data = bytearray(archive.read_bytes())
     data[len(data) // 2] ^= 1
     archive.write_bytes(data)
-    with pytest.raises(DamagedError, match=r"images\.zip"):
+    with pytest.raises(DamagedError, match=r"images-00000\.zip"):
         read_manifest(project.paths.raw)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -133,6 +135,9 @@ def test_use_images_too_small_for_any_model_still_leave_valid_parameters(project
         ("a.rar", b"Rar!", BadDataError),
         ("a.zip", b"no zip", BadDataError),
         ("a.tar.gz", b"no tar", BadDataError),
+        ("a.csv", b"name,number\nx,1\n", BadDataError),
+        ("a.csv", b"url\n", InputMissingError),
+        ("a.parquet", b"no table", BadDataError),
     ],
 )
 def test_use_input_that_cannot_be_used_is_refused_and_nothing_written(project, tmp_path, name, content, kind):
@@ -176,12 +181,48 @@ def test_look_a_broken_file_among_good_ones_is_no_obstacle(folder):
 
 @pytest.mark.timeout(20)
 def test_look_fifo_and_links_are_left_alone(folder, tmp_path):
-    import os
-
     origin = folder("some", [(28, 28)] * 3)
     os.mkfifo(origin / "pipe.png")
     (origin / "link.png").symlink_to(tmp_path / "elsewhere.png")
     assert look(origin).files == 3
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_use_list_of_links_selects_the_manifest_source_and_its_columns(project, tmp_path, kind):
+    path = tmp_path / f"my links.{kind}"
+    table = pd.DataFrame({"Image_URL": ["http://127.0.0.1:1/1.png"] * 3, "class": ["a"] * 3, "sha256": [""] * 3})
+    table.to_csv(path, index=False) if kind == "csv" else table.to_parquet(path)
+    before = written(project)["base"]
+    changed = use(str(path), project.paths)
+    now = written(project)
+    download = now["download"]
+    assert (download["source"], download["path"], download["url_column"]) == ("manifest", str(path), "Image_URL")
+    assert (download["label_column"], download["split_column"], download["sha256_column"]) == ("class", "", "sha256")
+    assert now["base"] == before and "base.mode" not in changed  # nobody was asked, so nothing is known
+    assert now["register"]["name"] == "my-links"
+    assert use(str(path), project.paths) == {}
+
+
+def test_use_list_of_paths_is_looked_at(project, folder):
+    origin = folder("digits", [(28, 28)] * 4, "L")
+    (origin.parent / "list.csv").write_text("path\n" + "".join(f"digits/{i:03d}.png\n" for i in range(4)))
+    use(str(origin.parent / "list.csv"), project.paths)
+    now = written(project)
+    assert (now["base"]["mode"], now["base"]["image_size"], now["download"]["url_column"]) == ("L", 28, "path")
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning", "error::ResourceWarning")
+def test_look_leaves_no_file_open(folder):
+    origin = folder("digits", [(28, 28)] * 3)
+    archive, tar = origin.with_suffix(".zip"), origin.with_suffix(".tar.gz")
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.write(origin / "000.png", "0.png")
+    with tarfile.open(tar, "w:gz") as opened:
+        opened.add(origin, ".")
+    before = set(os.listdir("/proc/self/fd"))
+    for path in (archive, tar, origin):
+        look(path)
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz", ".tgz"])

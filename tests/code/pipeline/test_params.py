@@ -144,6 +144,45 @@ def test_check_value_of_wrong_kind_says_what_is_expected(key, value, part):
     assert message.startswith(f"params.yaml:{line_of(key)}: {key}: ") and part in message
 
 
+@pytest.mark.parametrize(
+    ("values", "key", "part"),
+    [
+        ({"source": "path", "path": "''"}, "path", "is empty"),
+        ({"source": "path", "path": "s3://bucket/photos"}, "path", "set download.source to remote"),
+        ({"source": "manifest", "path": "photos"}, "path", "no list"),
+        ({"source": "manifest", "path": "a.csv", "url_column": "''"}, "url_column", "name the column"),
+        ({"source": "remote"}, "url", "does not begin with one of https://"),
+        ({"source": "remote", "url": "ftp://a/b.zip"}, "url", "does not begin with one of https://"),
+        ({"source": "remote", "url": "https://a/b"}, "url", "no file of a known kind"),
+        ({"source": "remote", "url": "https://a/b.zip"}, "checksum", "needs its sha256: or md5: sum"),
+        ({"source": "remote", "url": "s3://a/b.tar.gz"}, "checksum", "needs its sha256: or md5: sum"),
+        ({"checksum": "sha256:12"}, "checksum", "64 hexadecimal digits"),
+        ({"url": "https://me:secret@a/b.zip"}, "url", "environment alone"),
+        ({"mirror": "https://me@a/b"}, "mirror", "environment alone"),
+        ({"name": "mnits"}, "name", "did you mean 'mnist'"),
+        ({"connections_per_host": "0"}, "connections_per_host", "out of range"),
+    ],
+)
+def test_check_download_that_cannot_work_is_refused_before_it_is_tried(values, key, part):
+    message = refusal(changed({f"download.{name}": value for name, value in values.items()}))
+    assert message.startswith(f"params.yaml:{line_of(f'download.{key}')}: download.{key}: ") and part in message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"source": "remote", "url": "s3://bucket/photos"},
+        {"source": "remote", "url": "https://a/b.zip?x=1", "checksum": f"md5:{'a' * 32}"},
+        {"source": "manifest", "path": "list.PARQUET"},
+        {"source": "digits"},
+        {"source": "catalogue", "name": "cifar10", "mirror": "file:///data/mirror"},
+    ],
+)
+def test_check_download_that_works_is_accepted(values):
+    params.check(changed({f"download.{name}": value for name, value in values.items()}), "params.yaml")
+
+
 def test_check_number_that_yaml_reads_as_text_says_how_to_write_it():
     assert "write 0.001: YAML reads '1e-3' as text" in refusal(changed({"fit.learning_rate": "1e-3"}))
 

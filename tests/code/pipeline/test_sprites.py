@@ -13,6 +13,7 @@ from PIL import Image
 from scipy import stats
 
 from pipeline.download import PARAMS
+from pipeline.raw import FILES, RawWriter, read_files
 from pipeline.sources import sprites
 from vae.files import sha256_file
 
@@ -166,13 +167,18 @@ def test_render_picture_does_not_depend_on_its_neighbours():
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_pack_archive_holds_the_rendered_factors(project, mode):
     values = project.values(PARAMS, base__mode=mode, base__image_size=16, download__sprite_images=130, base__seed=7)
-    assert sprites.pack(values, project.root)["files"] == 130
-    table = pd.read_parquet(project.root / "factors.parquet")
-    expected = sprites.render(table, 16, mode == "RGB")
-    with zipfile.ZipFile(project.root / "images.zip") as archive:
+    with RawWriter(project.root) as writer:
+        sprites.pack(values, writer)
+    assert (writer.files, writer.failures) == (130, 0)
+    table = read_files(project.root).to_pandas()
+    names = ["shape", "scale", "orientation", "x", "y"] + ["hue"] * (mode == "RGB")
+    assert [c for c in table if c.startswith("factor_")] == [f"factor_{name}" for name in names]
+    drawn = pd.DataFrame({name: table[f"factor_{name}"] for name in names})
+    expected = sprites.render(drawn, 16, mode == "RGB")
+    with zipfile.ZipFile(project.root / "images-00000.zip") as archive:
         assert archive.namelist() == list(table["path"])
         for row, name in enumerate(table["path"]):
-            assert name.split("/")[0] == sprites.SHAPES[table["shape"][row]]
+            assert name.split("/")[0] == sprites.SHAPES[int(table["factor_shape"][row])]
             with Image.open(io.BytesIO(archive.read(name))) as picture:
                 assert picture.mode == mode
                 np.testing.assert_array_equal(np.asarray(picture), expected[row] if mode == "RGB" else expected[row, ..., 0])
@@ -182,7 +188,8 @@ def test_pack_same_seed_same_bytes_other_seed_other_bytes(project, tmp_path):
     hashes = []
     for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
         (tmp_path / folder).mkdir()
-        sprites.pack(project.values(PARAMS, download__sprite_images=120, base__seed=seed), tmp_path / folder)
-        hashes.append([sha256_file(tmp_path / folder / name) for name in ("images.zip", "factors.parquet")])
+        with RawWriter(tmp_path / folder) as writer:
+            sprites.pack(project.values(PARAMS, download__sprite_images=120, base__seed=seed), writer)
+        hashes.append([sha256_file(tmp_path / folder / name) for name in ("images-00000.zip", FILES)])
     assert hashes[0] == hashes[1]
     assert hashes[0][0] != hashes[2][0] and hashes[0][1] != hashes[2][1]
