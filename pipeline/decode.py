@@ -1,145 +1,185 @@
 """From the bytes of one file to pixels of the wanted shape, or to a reason code. Imports no torch: it runs in many processes.
 
-Every problem of a file is an answer, never an exception: reasons are ``empty_file``, ``not_an_image``, ``format_not_allowed``,
-``too_many_pixels``, ``too_small``, ``corrupt`` and ``unreadable``.
+Every problem of a file is an answer, never an exception. Reasons: ``empty_file``, ``not_an_image``, ``format_not_allowed``,
+``too_many_pixels``, ``too_small``, ``extreme_aspect_ratio``, ``corrupt``.
 """
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import io
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-BACKGROUND = (255, 255, 255)  # behind transparent pixels
-MAX_FILE_BYTES = 512 * 2**20
-FITS = {"crop": ImageOps.fit, "pad": ImageOps.pad}
+DRAFT_FACTOR = 2  # a JPEG is decoded at a fraction of its size that is still at least this many times what is wanted
+REDUCING_GAP = 3.0  # likewise for the others: Pillow shrinks by whole numbers down to this before it filters
+ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+PROFILE_BYTES = 2**20  # a colour profile larger than this is not read
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a picture must be and become."""
+    """What a picture must be and become; two runs with the same rules give a file the same pixels."""
 
-    size: int
+    height: int
+    width: int
     mode: str
     fit: str
+    filter: str
+    background: tuple[int, int, int]
     min_side_pixels: int
+    max_aspect_ratio: float
     max_pixels: int
 
-
-@dataclass(frozen=True)
-class Decoded:
-    """One file's answer: pixels with their facts, or a reason with its detail."""
-
-    path: str
-    pixels_HWC: np.ndarray | None = None
-    sha256: str = ""
-    width: int = 0
-    height: int = 0
-    mode: str = ""
-    reason: str = ""
-    detail: str = ""
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.height, self.width, len(self.mode)
 
 
-class _RejectedError(Exception):
+class RejectedError(Exception):
+    """This file is no usable image: a reason code and, for a person, its detail."""
+
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason)
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail = reason, " ".join(detail.split())[:160]
 
 
-def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
-    """8-bit ``mode``; 16-bit and float pictures are scaled by their range instead of clipped to white."""
+@functools.lru_cache(maxsize=64)
+def _to_srgb(profile: bytes, mode: str, output: str) -> ImageCms.ImageCmsTransform | None:
+    """The transform from an embedded profile to sRGB, or None where there is nothing to do or it cannot be read."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "sRGB" in (ImageCms.getProfileDescription(source) or ""):
+            return None
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, output)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None  # an unreadable profile is common and harmless: the plain conversion follows
+
+
+@functools.cache
+def _from_lab() -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
+
+
+def _colour_managed(picture: Image.Image) -> Image.Image:
+    """The picture in sRGB where it brings a usable profile of its own."""
+    profile = picture.info.get("icc_profile")
+    if not profile or len(profile) > PROFILE_BYTES or picture.mode not in ("RGB", "RGBA", "CMYK"):
+        return picture
+    output = "RGBA" if picture.mode == "RGBA" else "RGB"
+    transform = _to_srgb(bytes(profile), picture.mode, output)
+    if transform is None:
+        return picture
+    try:
+        return ImageCms.applyTransform(picture, transform)
+    except (ImageCms.PyCMSError, ValueError):
+        return picture
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """16-bit and float pictures scaled by the range of their kind, or of their content where that lies outside it."""
+    values = np.asarray(picture, dtype=np.float32)
+    values = np.where(np.isfinite(values), values, np.float32(0))
+    least, most = float(values.min(initial=0)), float(values.max(initial=0))
+    low, high = 0.0, 65535.0 if picture.mode.startswith("I;16") or most > 255 else 255.0
+    if picture.mode == "F" or least < 0 or most > high:
+        low, high = float(values.min()), float(values.max())
+    scaled = (values - np.float32(low)) * np.float32(255 / max(high - low, 1e-12))
+    return Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8))
+
+
+def _converted(picture: Image.Image, rules: Rules) -> Image.Image:
+    """The picture in L, RGB or RGBA: the mode that it is resized in (hue is a circle: HSV comes after)."""
     if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture, dtype=np.float64)
-        values = np.where(np.isfinite(values), values, 0.0)
-        low, high = (0.0, 65535.0) if picture.mode.startswith("I;16") or values.max(initial=0) > 255 else (0.0, 255.0)
-        if picture.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > high:
-            low, high = float(values.min()), float(values.max())
-        scaled = (values - low) / max(high - low, 1e-12) * 255
-        picture = Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
+        picture = _eight_bits(picture)
+    picture = _colour_managed(picture)
+    transparent = picture.mode in ALPHA_MODES or "transparency" in picture.info
+    if transparent:
         picture = picture.convert("RGBA")
-        behind = Image.new("RGBA", picture.size, (*BACKGROUND, 255))
-        picture = Image.alpha_composite(behind, picture).convert("RGB")
-    return picture.convert(mode)
+        if rules.mode != "RGBA":
+            behind = Image.new("RGBA", picture.size, (*rules.background, 255))
+            picture = Image.alpha_composite(behind, picture).convert("RGB")
+    if picture.mode == "LAB":
+        picture = ImageCms.applyTransform(picture, _from_lab())
+    wanted = "RGB" if rules.mode == "HSV" else rules.mode
+    return picture if picture.mode == wanted else picture.convert(wanted)
 
 
-def _decode(data: bytes, rules: Rules) -> tuple[np.ndarray, int, int, str]:
-    if not data:
-        raise _RejectedError("empty_file", "0 bytes")
-    try:
-        probe = Image.open(io.BytesIO(data))
-        form, (width, height), mode = probe.format, probe.size, probe.mode
-    except Exception as error:
-        raise _RejectedError("not_an_image", type(error).__name__) from None
+def _fitted(picture: Image.Image, rules: Rules) -> Image.Image:
+    """The picture at the wanted size; every way keeps what it keeps in the middle."""
+    wanted = (rules.width, rules.height)
+    if picture.size == wanted:
+        return picture
+    if rules.fit == "pad":
+        behind = {"L": round(float(np.dot(rules.background, (0.299, 0.587, 0.114)))), "RGBA": (0, 0, 0, 0)}
+        return ImageOps.pad(
+            picture, wanted, Image.Resampling[rules.filter.upper()], color=behind.get(picture.mode, rules.background)
+        )
+    width, height = picture.size
+    if rules.fit == "centre":  # cut out as it is
+        if width < rules.width or height < rules.height:
+            raise RejectedError("too_small", f"{width}x{height}, to be cut to {rules.width}x{rules.height}")
+        left, top = (width - rules.width) // 2, (height - rules.height) // 2
+        return picture.crop((left, top, left + rules.width, top + rules.height))
+    box = (0.0, 0.0, float(width), float(height))
+    if rules.fit == "crop":  # the largest part of the wanted proportions; in whole and half pixels of the original
+        scale = min(width / rules.width, height / rules.height)
+        dx, dy = (width - scale * rules.width) / 2, (height - scale * rules.height) / 2
+        box = (dx, dy, width - dx, height - dy)
+    return picture.resize(wanted, Image.Resampling[rules.filter.upper()], box, REDUCING_GAP)
+
+
+def _checked(form: str | None, width: int, height: int, rules: Rules) -> None:
+    """RejectedError for what the header alone tells."""
     if form not in FORMATS:
-        raise _RejectedError("format_not_allowed", str(form))
+        raise RejectedError("format_not_allowed", str(form))
+    size = f"{width}x{height}"
     if width * height > rules.max_pixels:
-        raise _RejectedError("too_many_pixels", f"{width}x{height}")
+        raise RejectedError("too_many_pixels", size)
     if min(width, height) < rules.min_side_pixels:
-        raise _RejectedError("too_small", f"{width}x{height}")
-    try:
-        probe.verify()
-        with Image.open(io.BytesIO(data)) as picture:
-            if form in ("JPEG", "MPO"):  # decode at a fraction of the size where that is still larger than what is wanted
-                picture.draft(None, (2 * rules.size, 2 * rules.size))
-            picture.load()
-            picture = ImageOps.exif_transpose(picture)
-            picture = _to_mode(picture, rules.mode)
-            if picture.size != (rules.size, rules.size):
-                wanted = (rules.size, rules.size)
-                if rules.fit == "stretch":
-                    picture = picture.resize(wanted, Image.Resampling.LANCZOS)
-                else:
-                    picture = FITS[rules.fit](picture, wanted, Image.Resampling.LANCZOS)
-            pixels = np.asarray(picture, dtype=np.uint8)
-    except Exception as error:
-        raise _RejectedError("corrupt", f"{type(error).__name__}: {' '.join(str(error).split())[:120]}") from None
-    return np.ascontiguousarray(pixels.reshape(rules.size, rules.size, -1)), width, height, mode
+        raise RejectedError("too_small", size)
+    if max(width, height) > rules.max_aspect_ratio * min(width, height):
+        raise RejectedError("extreme_aspect_ratio", size)
 
 
-def decode(path: str, data: bytes, rules: Rules) -> Decoded:
-    """Pixels (size, size, channels) of one file, or its reason; raises nothing."""
-    try:
-        pixels, width, height, mode = _decode(data, rules)
-    except _RejectedError as rejected:
-        return Decoded(path, reason=rejected.reason, detail=rejected.detail)
-    return Decoded(path, pixels, hashlib.sha256(pixels.tobytes()).hexdigest(), width, height, mode)
+def _prepared(picture: Image.Image, rules: Rules) -> Image.Image:
+    """Loaded, upright, converted, fitted."""
+    if picture.format in ("JPEG", "MPO") and rules.fit != "centre":
+        # Decoded small, and for greyscale without its colours; a profile needs the colours.
+        luminance = rules.mode == "L" and picture.mode in ("RGB", "L") and not picture.info.get("icc_profile")
+        side = DRAFT_FACTOR * max(rules.width, rules.height)
+        picture.draft("L" if luminance else None, (side, side))
+    picture.load()
+    if picture.format == "TIFF" or picture.info.get("exif") or "Raw profile type exif" in picture.info or "xmp" in picture.info:
+        picture = ImageOps.exif_transpose(picture)
+    picture = _fitted(_converted(picture, rules), rules)
+    return picture.convert("HSV") if rules.mode == "HSV" else picture
 
 
-def decode_members(archive: zipfile.ZipFile, names: list[str], rules: Rules) -> list[Decoded]:
-    """Decode the named members of an open archive, in order."""
+def decode(data: bytes, rules: Rules) -> tuple[np.ndarray, int, int, str]:
+    """uint8 pixels (height, width, channels) with width, height and mode of the original; RejectedError says why not."""
+    if not data:
+        raise RejectedError("empty_file", "0 bytes")
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, read from the header before any decoding
-    answers = []
-    for name in names:
-        try:
-            if archive.getinfo(name).file_size > MAX_FILE_BYTES:
-                answers.append(Decoded(name, reason="unreadable", detail=f"more than {MAX_FILE_BYTES} bytes"))
-                continue
-            data = archive.read(name)
-        except Exception as error:
-            detail = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-            answers.append(Decoded(name, reason="unreadable", detail=detail))
-            continue
-        answers.append(decode(name, data, rules))
-    return answers
-
-
-_archive: zipfile.ZipFile | None = None  # of a pool's process: reading the directory of a large zip once, not per chunk
-
-
-def open_in_process(path: Path) -> None:
-    """Initializer of a pool's process."""
-    global _archive
-    _archive = zipfile.ZipFile(path)
-
-
-def decode_in_process(names: list[str], rules: Rules) -> list[Decoded]:
-    """``decode_members`` of the archive that this process opened."""
-    assert _archive is not None
-    return decode_members(_archive, names, rules)
+    try:
+        picture = Image.open(io.BytesIO(data))
+        form, (width, height), mode = picture.format, picture.size, picture.mode
+    except Exception as error:  # whatever a decoder raises on hostile bytes is a reason
+        raise RejectedError("not_an_image", type(error).__name__) from None
+    _checked(form, width, height, rules)
+    try:
+        if form == "PNG":  # the one format whose checksums a plain load does not look at; verify closes the file
+            picture.verify()
+            picture = Image.open(io.BytesIO(data))
+        with picture:
+            pixels = np.asarray(_prepared(picture, rules), dtype=np.uint8)
+    except RejectedError:
+        raise
+    except MemoryError:
+        raise RejectedError("corrupt", "it asks for more memory than there is") from None
+    except Exception as error:  # likewise
+        raise RejectedError("corrupt", f"{type(error).__name__}: {error}") from None
+    return np.ascontiguousarray(pixels.reshape(rules.shape)), width, height, mode

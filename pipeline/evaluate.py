@@ -34,7 +34,7 @@ THREADS = 2  # fixed: the number of threads changes the last bits of the result
 BATCH = 256
 GRID_SAMPLES, GRID_PAIRS, GRID_STEPS = 64, 8, 9
 MOST_TRAVERSED = 16  # dimensions on the picture
-TRAVERSAL_SPAN = 2.0  # standard deviations of the prior to either side
+TRAVERSED_QUANTILES = (0.02, 0.98)
 log = logging.getLogger("pipeline.evaluate")
 
 
@@ -113,11 +113,15 @@ def _pictures(values: SimpleNamespace, generator: Generator, test: ImageShards, 
     save_png(grid(generator.decode(torch.cat(paths)), columns=GRID_STEPS), directory / "interpolations.png")
     rates_D = generator.rate_per_dim(test.spread(2000))
     busiest = torch.argsort(rates_D, descending=True)[:MOST_TRAVERSED]
-    start_D = mean_ND[0]
+    # Each dimension over the range that the data fill, from the image nearest to the middle: beyond that range the decoder
+    # has seen nothing, and from a corner every step leaves it.
+    seen_ND, _ = generator.encode(test.spread(2000))
+    low_D, high_D = (torch.quantile(seen_ND, q, dim=0) for q in TRAVERSED_QUANTILES)
+    start_D = seen_ND[torch.argmin((seen_ND - seen_ND.median(0).values).square().sum(1))]
     moved = start_D.repeat(len(busiest) * GRID_STEPS, 1)
-    span = torch.linspace(-TRAVERSAL_SPAN, TRAVERSAL_SPAN, GRID_STEPS)
     for row, dimension in enumerate(busiest):
-        moved[row * GRID_STEPS : (row + 1) * GRID_STEPS, dimension] = span
+        rows = slice(row * GRID_STEPS, (row + 1) * GRID_STEPS)
+        moved[rows, dimension] = torch.linspace(float(low_D[dimension]), float(high_D[dimension]), GRID_STEPS)
     save_png(grid(generator.decode(moved), columns=GRID_STEPS), directory / "traversals.png")
     draw_rates(rates_D.tolist(), directory / "latents.png")
     table = pd.DataFrame({"dimension": range(len(rates_D)), "rate_nats": rates_D.numpy()})

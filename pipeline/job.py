@@ -15,9 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vae
+from pipeline.paths import INDEX
+from pipeline.sections import Augment
 from pipeline.spool import SpoolWriter
 from vae.artefact import WEIGHTS
-from vae.config import FitConfig, ModelConfig
+from vae.augment import OnTheFly, image_keys
+from vae.config import AugmentConfig, FitConfig, ModelConfig
 from vae.data import ImageShards
 from vae.distributed import rank
 from vae.extractor import load_extractor
@@ -41,6 +44,7 @@ class Job:
     val_directory: str
     state_directory: str  # checkpoints/, spool.jsonl, the final weights, stop
     threads: int
+    augment: dict[str, Any] | None = None  # on the fly: policy, index (of the training images), mode
     score: dict[str, Any] | None = None  # FCD of every report: extractor, reference, samples, prior, components, seed
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,6 +84,22 @@ def training_directories(processed: Path, augmented: Path) -> tuple[str, ...]:
     """The folders of training shards: the originals, and the augmented copies where there are any."""
     folders = [processed / "train", augmented / "train"]
     return tuple(str(folder) for folder in folders if any(folder.glob("shard-*.npy")))
+
+
+def on_the_fly(section: Augment, processed: Path, mode: str) -> dict[str, Any] | None:
+    """The policy that training applies to each batch as plain data, or None where it applies none."""
+    if not section.on_the_fly:
+        return None
+    return {"policy": asdict(section.policy), "index": str(processed / INDEX), "mode": mode}
+
+
+def _on_the_fly(augment: dict[str, Any]) -> OnTheFly:
+    """The policy with the key of every training image, in the order of the shards: that of the index."""
+    import pandas as pd
+
+    index = pd.read_parquet(augment["index"], columns=["split", "sha256"])
+    keys = image_keys(index.loc[index["split"] == "train", "sha256"])
+    return OnTheFly(AugmentConfig(**augment["policy"]), keys, augment["mode"])
 
 
 def save_reference(path: Path, features_moments: Moments) -> None:
@@ -130,6 +150,7 @@ def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda 
         job.fit,
         train,
         ImageShards(Path(job.val_directory)),
+        augment=_on_the_fly(job.augment) if job.augment else None,
         checkpoints=job.state / "checkpoints",
         on_report=on_report,
         should_stop=(job.state / STOP_FILE).exists,

@@ -47,6 +47,7 @@ _PLACES = {
 # Inside the artefacts; names that more than one stage uses.
 INDEX = "index.parquet"
 REJECTED = "rejected.csv"
+SKIPPED = "skipped.csv"
 BEST = "best.json"
 RUN = "run.json"
 METRICS = "metrics.json"

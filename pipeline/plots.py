@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from vae.images import shown
+
 INK, ACCENT = "#333333", "#c0392b"
 
 
@@ -69,4 +71,66 @@ def draw_curves(curves: pd.DataFrame, path: Path) -> None:
         low = curves[[name, f"val_{name}"]].iloc[len(curves) // 4 :]
         axes.set_ylim(low.min().min() - 0.02 * abs(low.min().min()), low.max().max() + 0.02 * abs(low.max().max()))
     all_axes[0].legend(fontsize=8)
+    _save(figure, path)
+
+
+def draw_histograms(values: dict[str, tuple[Any, list[float]]], path: Path) -> None:
+    """A histogram of the accepted images for each measure, with the limits of its filter that lie in sight."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, all_axes = pyplot.subplots(1, len(values), figsize=(3 * len(values), 2.6), layout="constrained")
+    for axes, (name, (numbers, limits)) in zip(all_axes, values.items(), strict=True):
+        axes.hist(numbers, bins=40, color="#2c7fb8")
+        low, high = axes.get_xlim()
+        for limit in limits:
+            if low <= limit <= high:
+                axes.axvline(limit, color=ACCENT, linewidth=1.5)
+        axes.set_title(name, fontsize=10)
+        axes.tick_params(labelsize=8)
+    all_axes[0].set_ylabel("accepted images")
+    _save(figure, path)
+
+
+def draw_classes(classes: pd.DataFrame, path: Path, most: int = 40) -> None:
+    """Images per label, stacked by split; the ``most`` frequent labels."""
+    table = classes.pivot_table(index="label", columns="split", values="images", aggfunc="sum", fill_value=0)
+    table = table.loc[table.sum(axis=1).sort_values(ascending=False, kind="stable").index[:most]]
+    figure, axes = _figure(max(5, 0.3 * len(table) + 2), 3)
+    bottom = [0] * len(table)
+    names = [str(label) or "(no label)" for label in table.index]
+    for split, colour in (("train", "#2c7fb8"), ("val", "#7fcdbb"), ("test", "#edb458")):
+        if split in table:
+            axes.bar(names, table[split], bottom=bottom, label=split, color=colour)
+            bottom = [a + b for a, b in zip(bottom, table[split], strict=True)]
+    axes.set_ylabel("images")
+    axes.tick_params(axis="x", labelrotation=90 if len(table) > 6 else 0, labelsize=8)
+    figure.legend(fontsize=8, loc="outside right upper")
+    _save(figure, path)
+
+
+def draw_labelled(tiles: list[tuple[str, Any]], mode: str, path: Path, nothing: str) -> None:
+    """Pictures under their captions, a grey field where there is no picture; the text ``nothing`` where there are none."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns = 8
+    rows = max(1, -(-len(tiles) // columns))
+    figure, all_axes = pyplot.subplots(rows, columns, figsize=(1.5 * columns, 1.6 * rows), layout="constrained", squeeze=False)
+    for axes in all_axes.flat:
+        axes.axis("off")
+    for axes, (caption, pixels) in zip(all_axes.flat, sorted(tiles, key=lambda tile: tile[0]), strict=False):
+        if pixels is None:
+            axes.imshow([[0.8]], cmap="gray", vmin=0, vmax=1)
+            axes.text(0, 0, "no\npicture", ha="center", va="center", fontsize=8, color=INK)
+        else:
+            picture = shown(pixels[None], mode)[0]
+            axes.imshow(picture[..., 0] if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=255)
+        axes.set_title(caption, fontsize=7)
+    if not tiles:
+        figure.text(0.5, 0.5, nothing, ha="center", fontsize=12, color=INK)
     _save(figure, path)

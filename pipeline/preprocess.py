@@ -1,162 +1,173 @@
 """Stage preprocess: validates, converts, resizes, splits and packs; every file of the input ends in exactly one place.
 
-In: data/raw. Out: data/processed/{train,val,test}/shard-*.npy, index.parquet, rejected.csv, MANIFEST.json; reports/preprocess.
-The bytes of the result depend on the input and the parameters, not on the number of processes.
+In: data/raw. Out: data/processed/{train,val,test}/shard-*.npy, index.parquet, rejected.csv, skipped.csv, MANIFEST.json;
+reports/preprocess. The bytes of the result depend on the input and the parameters, not on the number of processes.
 """
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
 import tempfile
-import zipfile
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
-import pandas as pd
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from pipeline import stage
+from pipeline import preprocess_report, previous, stage
 from pipeline.console import progress
-from pipeline.decode import Decoded, Rules, decode_in_process, decode_members, open_in_process
+from pipeline.decode import Rules
+from pipeline.decoded import decoded
+from pipeline.duplicates import groups, near_pairs, perceptual_hash
 from pipeline.errors import BadDataError
-from pipeline.paths import INDEX, METRICS, RAW_ARCHIVE, RAW_FACTORS, REJECTED, Paths
+from pipeline.fates import Fates
+from pipeline.measures import Filters, luminance
+from pipeline.paths import INDEX, Paths
+from pipeline.raw import read_failures, read_files
+from pipeline.sections import image_shape
 from pipeline.split import SPLITS, assign, common_root, official_and_label
 from vae.data import ImageShards, ShardWriter
-from vae.files import canonical_json, read_manifest, replaced_directory, write_manifest, write_text
-from vae.images import grid, save_png
+from vae.files import read_manifest, replaced_directory, write_manifest
 
 PARAMS = ("base.image_size", "base.mode", "preprocess")
-CHUNK_FILES = 128  # files a process decodes at a time
-SHEET_IMAGES = 64  # on the picture of the report
-POOL_FROM_BYTES = 16 * 2**20  # below this, starting processes costs more than it saves
-SKIPPED_NAMES = ("thumbs.db", "desktop.ini")
-SKIPPED_FOLDERS = ("__MACOSX",)
-COLUMNS = ["path", "label", "official", "sha256", "width", "height", "mode", "group", "decoded_row"]
+GATHERED_IMAGES = 4096  # at a time
+SYSTEM_NAMES = ("thumbs.db", "desktop.ini")
+SYSTEM_FOLDERS = ("__MACOSX",)
 log = logging.getLogger("pipeline.preprocess")
 
 
-def _skipped(path: str) -> bool:
-    """Files that operating systems leave behind: neither images nor worth a word."""
+def _system_file(path: str) -> bool:
+    """Files that operating systems leave behind: neither images nor worth a reason."""
     parts = path.split("/")
-    return parts[-1].startswith(".") or parts[-1].lower() in SKIPPED_NAMES or any(p in SKIPPED_FOLDERS for p in parts)
+    return parts[-1].startswith(".") or parts[-1].lower() in SYSTEM_NAMES or any(p in SYSTEM_FOLDERS for p in parts)
 
 
-def _decoded(archive: Path, names: list[str], rules: Rules) -> Iterator[Decoded]:
-    """Every named member's answer, in the order of the names, decoded by as many processes as there are processors."""
-    chunks = [names[i : i + CHUNK_FILES] for i in range(0, len(names), CHUNK_FILES)]
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if workers == 1 or len(chunks) < 2 or archive.stat().st_size < POOL_FROM_BYTES:
-        with zipfile.ZipFile(archive) as opened:
-            for chunk in chunks:
-                yield from decode_members(opened, chunk, rules)
-        return
-    context = multiprocessing.get_context("spawn")  # forking a process that may have threads is a risk without a gain
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=open_in_process, initargs=(archive,)) as pool:
-        window: list = []
-        for chunk in chunks:  # a bounded window keeps memory flat however many files there are
-            window.append(pool.submit(decode_in_process, chunk, rules))
-            if len(window) > 2 * workers:
-                yield from window.pop(0).result()
-        for future in window:
-            yield from future.result()
+def rules(values: SimpleNamespace) -> tuple[Rules, Filters]:
+    """How a file becomes pixels, and what the pixels must be like."""
+    height, width, _ = image_shape(values.base.image_size, values.base.mode)
+    own = {f.name: getattr(values.preprocess, f.name) for f in fields(Rules) if hasattr(values.preprocess, f.name)}
+    limits = {f.name: getattr(values.preprocess, f.name) for f in fields(Filters)}
+    return Rules(height=height, width=width, mode=values.base.mode, **own), Filters(**limits)
 
 
-def _index_and_rejects(paths: Paths, pending: ShardWriter, rules: Rules) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    """Decode everything into ``pending``; returns the accepted rows, the rejected rows and the number skipped by policy."""
-    archive = paths.raw / RAW_ARCHIVE
-    with zipfile.ZipFile(archive) as opened:
-        everything = sorted({info.filename for info in opened.infolist() if not info.is_dir()})
-    names = [name for name in everything if not _skipped(name)]
-    accepted, rejected = [], []
-    for answer in progress(_decoded(archive, names, rules), len(names), "files", "decoding"):
-        if answer.pixels_HWC is None:
-            rejected.append((answer.path, answer.reason, answer.detail))
-            continue
-        pending.add(answer.pixels_HWC)
-        # Exact duplicates share the hash of their pixels, which is therefore the name of their group.
-        facts = (answer.sha256, answer.width, answer.height, answer.mode, answer.sha256)
-        accepted.append((answer.path, *facts, len(accepted)))
-    pending.close()
-    # The folders that all images share are wrappers; what else lies beside them (a README) has no say in that.
-    root = common_root([row[0] for row in accepted])
-    rows = [(path, *reversed(official_and_label(path, root)), *facts) for path, *facts in accepted]
-    index = pd.DataFrame(rows, columns=COLUMNS)
-    return index, pd.DataFrame(rejected, columns=["path", "reason", "detail"]), len(everything) - len(names)
+def _named(found: pa.Table, raw: pa.Table, section: SimpleNamespace, fates: Fates) -> pa.Table:
+    """The accepted in the order of their paths, with what the source or the folders say: label and official split."""
+    told = raw.drop_columns(["archive", "bytes"]).rename_columns({"sha256": "source_sha256"}).take(found["number"])
+    for name in told.column_names:
+        found = found.append_column(name, told[name])
+    found = found.sort_by("path")
+    paths = found["path"].to_pylist()
+    root = common_root(paths)  # of the images alone: what else lies beside them (a README) has no say in that
+    by_folder = [official_and_label(path, root) for path in paths]
+    official = [given or folder for given, (folder, _) in zip(found["split"].to_pylist(), by_folder, strict=True)]
+    label = [given or folder for given, (_, folder) in zip(found["label"].to_pylist(), by_folder, strict=True)]
+    found = found.set_column(found.column_names.index("label"), "label", pa.array(label, pa.string()))
+    found = found.drop_columns("split").append_column("official", pa.array(official, pa.string()))
+    if section.require_label and not all(label):
+        for path, name, digest in zip(paths, label, found["source_sha256"].to_pylist(), strict=True):
+            if not name:
+                fates.reject(path, "label_missing", "preprocess.require_label is true", digest)
+        found = found.filter(pa.array([bool(name) for name in label]))
+    return found
 
 
-def _pack(index: pd.DataFrame, decoded: ImageShards, directory: Path, shard_images: int) -> pd.DataFrame:
-    """Write each split's shards in the order of the paths; returns the index with ``shard`` and ``row`` filled in."""
-    parts = []
-    for split in SPLITS:
-        part = index[index["split"] == split].copy()
-        writer = ShardWriter(directory / split, decoded.image_shape, shard_images)
-        places = []
-        for start in range(0, len(part), 4096):
-            for image in decoded.gather(part["decoded_row"].to_numpy()[start : start + 4096]):
-                places.append(writer.add(image))
-        writer.close()
-        part["shard"], part["row"] = [p[0] for p in places], [p[1] for p in places]
-        parts.append(part)
-    return pd.concat(parts, ignore_index=True).drop(columns="decoded_row")
+def _grouped(found: pa.Table, images: ImageShards, mode: str, near: bool) -> np.ndarray:
+    """A number per image, equal for duplicates: exact ones by the hash of their pixels, near ones by sight."""
+    digests, places = found["sha256"].to_numpy(zero_copy_only=False).astype("S64"), found["place"].to_numpy()
+    order = np.argsort(digests, kind="stable")
+    equal = np.flatnonzero(digests[order][1:] == digests[order][:-1])
+    pairs = [np.stack([order[equal], order[equal + 1]], 1)]
+    if near:
+        light = lambda rows: luminance(images.gather(places[rows]), mode)  # noqa: E731
+        starts = range(0, len(places), GATHERED_IMAGES)
+        hashes = [
+            perceptual_hash(light(slice(s, s + GATHERED_IMAGES))) for s in progress(starts, len(starts), "blocks", "comparing")
+        ]
+        pairs.append(near_pairs(np.concatenate(hashes), light))
+    return groups(len(digests), np.concatenate(pairs))
 
 
-def _check(index: pd.DataFrame, rejected: pd.DataFrame) -> None:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in rejected["reason"].value_counts().items())
-    if index.empty:
-        found = f"{len(rejected)} files, all rejected ({reasons})" if len(rejected) else "no files"
-        raise BadDataError(f"no image found in the input: {found}; see download.path in params.yaml")
-    counts = index["split"].value_counts()
-    missing = [split for split in SPLITS if not counts.get(split)]
+def _split(found: pa.Table, group: np.ndarray, section: SimpleNamespace, fates: Fates) -> pa.Table:
+    """The images that are kept, with ``split`` and ``group``; doubles of another split's images are skipped."""
+    chosen = assign(
+        found["sha256"].to_pylist(), found["official"].to_pylist(), group, section.val_fraction, section.test_fraction
+    )
+    split, left_out, named = chosen
+    for i in np.flatnonzero(left_out):
+        detail = f"shows what {named[i][:12]} shows, which lies in another split"
+        fates.skip(found["path"][int(i)].as_py(), "duplicate_across_splits", detail)
+    found = found.append_column("split", pa.array(split)).append_column("group", pa.array(named))
+    return found.filter(pa.array(~left_out))
+
+
+def _check(found: pa.Table, fates: Fates) -> None:
+    rejected = len(fates.rejected)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in fates.reasons().items())
+    if not len(found):
+        files = f"{rejected} files, all rejected ({reasons})" if rejected else "no files"
+        raise BadDataError(f"no image found in the input: {files}; see download.path in params.yaml")
+    present = set(found["split"].to_pylist())
+    missing = [split for split in SPLITS if split not in present]
     if missing:
-        rest = f" ({len(rejected)} files were rejected: {reasons})" if len(rejected) else ""
+        rest = f" ({rejected} files were rejected: {reasons})" if rejected else ""
         raise BadDataError(
-            f"{len(index)} usable images leave the split {' and '.join(missing)} empty{rest}: "
+            f"{len(found)} usable images leave the split {' and '.join(missing)} empty{rest}: "
             "add images (about 100 are a start), or raise preprocess.val_fraction and test_fraction"
         )
+
+
+def _pack(found: pa.Table, images: ImageShards, directory: Path, shard_images: int) -> pa.Table:
+    """Write each split's shards in the order of the paths; returns the index with ``shard`` and ``row``."""
+    parts, splits = [], found["split"].to_numpy(zero_copy_only=False)
+    for split in SPLITS:
+        part = found.filter(pa.array(splits == split))
+        writer, places = ShardWriter(directory / split, images.image_shape, shard_images), part["place"].to_numpy()
+        at: list[tuple[str, int]] = []
+        for start in range(0, len(places), GATHERED_IMAGES):
+            at += [writer.add(image) for image in images.gather(places[start : start + GATHERED_IMAGES])]
+        writer.close()
+        part = part.append_column("shard", pa.array([name for name, _ in at], pa.string()))
+        parts.append(part.append_column("row", pa.array([row for _, row in at], pa.int64())))
+    return pa.concat_tables(parts).drop_columns(["number", "place"])
 
 
 def preprocess(values: SimpleNamespace, paths: Paths) -> None:
     """data/raw to data/processed, and a report of what became of every file."""
     read_manifest(paths.raw)
     section, base = values.preprocess, values.base
-    rules = Rules(base.image_size, base.mode, section.fit, section.min_side_pixels, section.max_pixels)
-    shape = (base.image_size, base.image_size, len(base.mode))
+    how = rules(values)
+    raw, fates = read_files(paths.raw), Fates()
+    for path, reason, detail in read_failures(paths.raw):
+        fates.reject(path, reason, detail)
+    system = np.array([_system_file(path) for path in raw["path"].to_pylist()], bool)
+    for path in raw["path"].filter(pa.array(system)).to_pylist():
+        fates.skip(path, "system_file")
     paths.work.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(dir=paths.work, prefix="decoded-") as name,
+        tempfile.TemporaryDirectory(dir=paths.work, prefix="decoded-") as temporary,
         replaced_directory(paths.processed) as directory,
+        replaced_directory(paths.preprocess_report) as report,
     ):
-        temporary = Path(name)
-        pending = ShardWriter(temporary / "all", shape, section.shard_images)
-        index, rejected, skipped = _index_and_rejects(paths, pending, rules)
-        index["split"] = assign(index, section.val_fraction, section.test_fraction) if len(index) else ""
-        _check(index, rejected)
-        index = _pack(index, ImageShards(temporary / "all"), directory, section.shard_images)
-        if (paths.raw / RAW_FACTORS).exists():
-            factors = pd.read_parquet(paths.raw / RAW_FACTORS)
-            index = index.merge(factors.rename(columns=lambda c: c if c == "path" else f"factor_{c}"), on="path", how="left")
-        index.to_parquet(directory / INDEX, index=False)
-        rejected.to_csv(directory / REJECTED, index=False)
-        labels = sorted(set(index["label"]) - {""})
-        counts = {split: int((index["split"] == split).sum()) for split in SPLITS}
-        write_manifest(directory, image_shape=list(shape), mode=base.mode, labels=labels, counts=counts)
-        with replaced_directory(paths.preprocess_report) as report:
-            metrics = {
-                "seen": len(index) + len(rejected) + skipped,
-                "accepted": len(index),
-                "rejected": len(rejected),
-                "skipped": skipped,
-                "exact_duplicates": int(index["group"].duplicated().sum()),
-                "labels": len(labels),
-                **{f"{split}_images": count for split, count in counts.items()},
-            }
-            write_text(report / METRICS, canonical_json(metrics))
-            save_png(grid(ImageShards(directory / "train").spread(SHEET_IMAGES), columns=16), report / "images.png")
-    reasons = "; ".join(f"{n} {reason}" for reason, n in rejected["reason"].value_counts().items())
-    log.info("%d accepted, %d rejected (%s), %d skipped", len(index), len(rejected), reasons or "none", skipped)
+        found, images = decoded(raw, np.flatnonzero(~system), how, Path(temporary), fates, paths)
+        if images is None:
+            _check(found, fates)
+        assert images is not None
+        found = _named(found, raw, section, fates)
+        if len(found):
+            found = _split(found, _grouped(found, images, base.mode, section.duplicates == "near"), section, fates)
+        _check(found, fates)
+        index = _pack(found, images, directory, section.shard_images)
+        pq.write_table(index, directory / INDEX)
+        fates.write(directory)
+        labels = sorted(set(index["label"].to_pylist()) - {""})
+        counts = {split: index["split"].to_pylist().count(split) for split in SPLITS}
+        write_manifest(directory, image_shape=list(how[0].shape), mode=base.mode, labels=labels, counts=counts)
+        preprocess_report.write(report, directory, index, fates, section, base.mode)
+    previous.keep(paths, previous.decoding_key(*how))
+    reasons = "; ".join(f"{n} {reason}" for reason, n in fates.reasons().items())
+    log.info("%d accepted, %d rejected (%s), %d skipped", len(index), len(fates.rejected), reasons or "none", len(fates.skipped))
     log.info("%s", ", ".join(f"{count} {split}" for split, count in counts.items()))
 
 

@@ -6,7 +6,14 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from vae.config import FitConfig, ModelConfig, field
+from vae.config import AugmentConfig, FitConfig, ModelConfig, field
+
+
+def image_shape(image_size: int | tuple[int, int], mode: str) -> tuple[int, int, int]:
+    """(height, width, channels) of every image after preprocess."""
+    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    return height, width, len(mode)
+
 
 REMOTE_SCHEMES = ("https", "http", "s3", "gs", "az", "abfs", "memory")
 REMOTE_FILES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".npz")
@@ -17,12 +24,13 @@ class Base:
     """Shared by several stages; each stage names the keys that it reads."""
 
     seed: int = field(low=0, high=2**31 - 1)
-    image_size: int = field(low=8, high=1024)
-    mode: str = field(choices=("L", "RGB"))
+    image_size: int | tuple[int, int] = field(low=8, high=1024)
+    mode: str = field(choices=("L", "RGB", "RGBA", "HSV"))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        return self.image_size, self.image_size, len(self.mode)
+        """(height, width, channels) of every image after preprocess."""
+        return image_shape(self.image_size, self.mode)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,20 +87,42 @@ class Download:
 class Preprocess:
     val_fraction: float = field(above=0, high=0.5)
     test_fraction: float = field(above=0, high=0.5)
-    fit: str = field(choices=("crop", "pad", "stretch"))
-    min_side_pixels: int = field(low=1)
+    fit: str = field(choices=("crop", "centre", "pad", "stretch"))
+    filter: str = field(choices=("lanczos", "bicubic", "bilinear", "box", "nearest"))
+    background: tuple[int, int, int] = field(low=0, high=255)
     max_pixels: int = field(low=64)
+    min_side_pixels: int = field(low=1)
+    max_aspect_ratio: float = field(low=1)
+    min_deviation_levels: float = field(low=0, high=255)
+    min_sharpness_levels: float = field(low=0, high=2000)
+    min_brightness_levels: float = field(low=0, high=255)
+    max_brightness_levels: float = field(low=0, high=255)
+    require_label: bool
+    duplicates: str = field(choices=("near", "exact"))
     shard_images: int = field(low=1)
+
+    def problems(self) -> list[tuple[str, str]]:
+        if self.min_brightness_levels > self.max_brightness_levels:
+            return [
+                (
+                    "min_brightness_levels",
+                    f"{self.min_brightness_levels} is greater than max_brightness_levels: nothing would pass",
+                )
+            ]
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augment:
+class Augment(AugmentConfig):
+    """The policy, and where it is applied: once into ``copies``, or anew in every epoch of a training."""
+
     copies: int = field(low=0, high=64)
-    flip_probability: float = field(low=0, high=1)
-    shift_pixels: int = field(low=0)
-    rotate_degrees: float = field(low=0, high=180)
-    brightness: float = field(low=0, high=0.9)
-    contrast: float = field(low=0, high=0.9)
+    on_the_fly: bool
+
+    @property
+    def policy(self) -> AugmentConfig:
+        """The policy alone: what decides a copy, wherever it is made."""
+        return AugmentConfig(**{f.name: getattr(self, f.name) for f in fields(AugmentConfig)})
 
 
 @dataclass(frozen=True, kw_only=True)

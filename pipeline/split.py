@@ -1,10 +1,10 @@
-"""Which split an image belongs to: by the content of its duplicate group, so that adding images never moves an old one."""
+"""Which split an image belongs to: by its own content, so that adding images never moves an old one."""
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from collections.abc import Sequence
 
-import pandas as pd
+import numpy as np
 
 SPLITS = ("train", "val", "test")
 OFFICIAL = {
@@ -18,51 +18,63 @@ OFFICIAL = {
 }
 
 
-def common_root(paths: list[str]) -> int:
+def common_root(paths: Sequence[str]) -> int:
     """How many leading folders all paths share and that are no split's name: wrappers to be ignored."""
-    parents = [PurePosixPath(path).parts[:-1] for path in paths]
-    depth = 0
-    while parents and all(len(p) > depth and p[depth] == parents[0][depth] for p in parents):
-        if parents[0][depth].lower() in OFFICIAL:
-            break
-        depth += 1
-    return depth
+    shared: list[str] | None = None
+    for path in paths:
+        folders = path.split("/")[:-1]
+        if shared is None:
+            shared = folders
+        while shared != folders[: len(shared)]:
+            shared = shared[:-1]
+        if not shared:
+            return 0
+    split_at = next((i for i, folder in enumerate(shared or []) if folder.lower() in OFFICIAL), None)
+    return len(shared or []) if split_at is None else split_at
 
 
 def official_and_label(path: str, skip: int) -> tuple[str, str]:
     """The official split ('' where there is none) and the label ('' likewise) that a path's folders name."""
-    folders = PurePosixPath(path).parts[skip:-1]
+    folders = path.split("/")[skip:-1]
     official = OFFICIAL.get(folders[0].lower(), "") if folders else ""
     rest = folders[1:] if official else folders
     return official, rest[0] if rest else ""
 
 
-def _place(group: str) -> float:
-    """A group's fixed position in [0, 1): the first 13 hexadecimal digits of its hash, as a fraction."""
-    return int(group[:13], 16) / 16**13
+def place(sha256: str) -> float:
+    """A picture's fixed position in [0, 1): the first 13 hexadecimal digits of its hash, as a fraction."""
+    return int(sha256[:13], 16) / 16**13
 
 
-def assign(index: pd.DataFrame, val_fraction: float, test_fraction: float) -> pd.Series:
-    """The split of every row from its columns ``group`` (hash) and ``official`` ('' or a split).
+def assign(
+    sha256: Sequence[str], official: Sequence[str], group: np.ndarray, val_fraction: float, test_fraction: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each image its split, whether it is left out, and the hash that names its group.
 
-    A group in several official splits goes to the one that protects the judgement: test before val before train. A split
-    that the input brings itself gets nothing else; the others are taken by hash from what is left.
+    An image's split is the official one, or follows from its own hash alone: nothing that is added ever moves it. A split
+    that the input brings itself gets nothing else. Where a group (``group``: equal numbers) has members in several splits,
+    one side is kept: the official test or validation side, which protects the judgement, else the side of the member with
+    the smallest hash. The others are left out, for to move them would be to move an old image when its double arrives.
     """
-    brought = set(index["official"]) - {""}
-    by_group: dict[str, str] = {}
-    for name in ("train", "val", "test"):  # later names win
-        by_group |= dict.fromkeys(index.loc[index["official"] == name, "group"], name)
+    brought = set(official) - {""}
 
-    def choose(group: str) -> str:
-        official = by_group.get(group, "")
-        if official in ("test", "val"):
-            return official
-        place = _place(group)
-        if "test" not in brought and place < test_fraction:
+    def own(name: str, at: float) -> str:
+        if name in ("test", "val"):
+            return name
+        if "test" not in brought and at < test_fraction:
             return "test"
-        if "val" not in brought and 1 - place <= val_fraction:
-            return "val"
-        return "train"
+        return "val" if "val" not in brought and 1 - at <= val_fraction else "train"
 
-    chosen = {group: choose(group) for group in index["group"].unique()}
-    return index["group"].map(chosen)
+    split = np.array([own(name, place(digest)) for digest, name in zip(sha256, official, strict=True)], dtype="U5")
+    hashes, names = np.asarray(sha256), np.asarray(official)
+    # The first of each group in this order leads it: official test, official val, then the smallest hash.
+    rank = np.where(names == "test", 0, np.where(names == "val", 1, 2))
+    order = np.lexsort((hashes, rank, group))
+    first = np.ones(len(order), bool)
+    first[1:] = group[order][1:] != group[order][:-1]
+    leader = np.empty(len(order), np.int64)
+    leader[order] = order[np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))]
+    smallest = np.lexsort((hashes, group))
+    named = np.empty(len(order), np.int64)
+    named[smallest] = smallest[np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))]
+    return split, split != split[leader], hashes[named]

@@ -19,7 +19,7 @@ from pipeline import stage
 from pipeline.cluster import connected, load_profile
 from pipeline.console import Progress
 from pipeline.group import run_group
-from pipeline.job import Job, fingerprint, training_directories
+from pipeline.job import Job, fingerprint, on_the_fly, training_directories
 from pipeline.paths import BEST, METRICS, RUN, Paths
 from pipeline.plots import draw_curves
 from pipeline.spool import read
@@ -31,7 +31,7 @@ from vae.files import MANIFEST, canonical_json, read_json, read_manifest, replac
 from vae.models import build
 from vae.samplers import fit_prior
 
-PARAMS = ("base.seed", "fit", "train")
+PARAMS = ("base.seed", "augment", "fit", "train")
 PRIOR_IMAGES = 10_000  # training images whose latents the prior is fitted to
 log = logging.getLogger("pipeline.train")
 
@@ -84,7 +84,9 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
     model, fit = configs(values, paths)
     read_manifest(paths.augmented)
     data = {name: sha256_file(getattr(paths, name) / MANIFEST) for name in ("processed", "augmented")}
-    key = fingerprint(model, fit, data, {"workers": profile.workers, "threads": profile.threads_per_worker})
+    augment = on_the_fly(values.augment, paths.processed, read_manifest(paths.processed, hashes=False)["mode"])
+    hardware = {"workers": profile.workers, "threads": profile.threads_per_worker}
+    key = fingerprint(model, fit, data, {**hardware, "augment": augment and augment["policy"]})
     job = Job(
         model=model,
         fit=fit,
@@ -92,6 +94,7 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
         val_directory=str(paths.processed / "val"),
         state_directory=str(paths.work / "train" / key),
         threads=profile.threads_per_worker,
+        augment=augment,
     )
     tracker = Tracker(paths)
     job.state.mkdir(parents=True, exist_ok=True)
@@ -101,6 +104,11 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
         "%s, beta %.3g, %d latent dimensions, %d images over %d workers",
         model.name, fit.beta, model.latent_dim, fit.total_images, profile.workers,
     )  # fmt: skip
+    tracker.artifacts(run_id, paths.preprocess_report, "data")
+    counts = {
+        name: float(value) for name, value in read_json(paths.preprocess_report / METRICS).items() if isinstance(value, int)
+    }
+    tracker.metrics(run_id, {f"data_{name}": value for name, value in counts.items()})
     forwarder = Forwarder(tracker, run_id, fit.total_images)
     started = time.monotonic()
     try:

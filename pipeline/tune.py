@@ -22,7 +22,7 @@ from pipeline.cluster import Profile, connected, load_profile
 from pipeline.console import Progress
 from pipeline.errors import BadDataError, TrainingFailedError
 from pipeline.group import watched
-from pipeline.job import Job, fingerprint, save_reference, training_directories
+from pipeline.job import Job, fingerprint, on_the_fly, save_reference, training_directories
 from pipeline.paths import BEST, METRICS, Paths
 from pipeline.plots import draw_trials
 from pipeline.spool import read
@@ -33,7 +33,7 @@ from vae.extractor import load_extractor
 from vae.files import MANIFEST, canonical_json, read_manifest, replaced_directory, sha256_file, write_text
 from vae.metrics.frechet import TooFewSamplesError, moments
 
-PARAMS = ("base.seed", "fit", "tune")
+PARAMS = ("base.seed", "augment", "fit", "tune")
 SCORES = {"fcd": ("val_fcd", "min"), "elbo_nats": ("val_elbo_nats", "max")}
 DRIVER_BYTES = 2**20  # of Ray's memory resource, for a trial that only drives its worker group
 log = logging.getLogger("pipeline.tune")
@@ -58,7 +58,9 @@ def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
     data = {name: sha256_file(getattr(paths, name) / MANIFEST) for name in ("processed", "augmented", "extractor")}
     # The prior decides a trial's score: without it a search begun under another prior would replay that one's scores.
     prior = {"prior": values.fit.prior, "components": values.fit.mixture_components}
-    key = fingerprint(model, fit, data, {**vars(section), **prior, "threads": profile.threads_per_worker})
+    augment = on_the_fly(values.augment, paths.processed, facts["mode"])
+    rest = {**prior, "threads": profile.threads_per_worker, "augment": augment and augment["policy"]}
+    key = fingerprint(model, fit, data, {**vars(section), **rest})
     return Job(
         model=model,
         fit=fit,
@@ -66,6 +68,7 @@ def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
         val_directory=str(paths.processed / "val"),
         state_directory=str(paths.work / "tune" / key),
         threads=profile.threads_per_worker,
+        augment=augment,
         score=_score(values, paths, paths.work / "tune" / key) if section.score == "fcd" else None,
     )
 

@@ -1,4 +1,4 @@
-"""Strict, frozen configuration: what a model is, what a training is, and how a mapping becomes one of them.
+"""Strict, frozen configuration: what a model, a training, an augmentation is, and how a mapping becomes one of them.
 
 A section is a frozen dataclass whose fields carry their legal range (``field(...)`` below). ``parse`` collects every problem
 of a mapping instead of stopping at the first. Nothing here reads a file; where a value came from is the caller's to add.
@@ -71,6 +71,57 @@ class FitConfig:
         return max(1, round(images / self.global_batch_size))
 
 
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """An augmentation policy: of every operation how often (a probability per image) and how far (its range).
+
+    ``fill`` is what comes in from outside of the picture: the picture mirrored at its border, or its corners' median colour.
+    """
+
+    fill: str = field(choices=("reflect", "corners"))
+    flip_probability: float = field(low=0, high=1)
+    vertical_flip_probability: float = field(low=0, high=1)
+    rotate_probability: float = field(low=0, high=1)
+    rotate_degrees: float = field(low=0, high=180)
+    translate_probability: float = field(low=0, high=1)
+    translate_share: float = field(low=0, high=1)
+    scale_probability: float = field(low=0, high=1)
+    scale_low: float = field(low=0.1, high=10)
+    scale_high: float = field(low=0.1, high=10)
+    crop_probability: float = field(low=0, high=1)
+    crop_area_low: float = field(low=0.01, high=1)
+    crop_aspect_high: float = field(low=1, high=10)
+    shear_probability: float = field(low=0, high=1)
+    shear_degrees: float = field(low=0, high=60)
+    brightness_probability: float = field(low=0, high=1)
+    brightness: float = field(low=0, high=1)
+    contrast_probability: float = field(low=0, high=1)
+    contrast: float = field(low=0, high=1)
+    saturation_probability: float = field(low=0, high=1)
+    saturation: float = field(low=0, high=1)
+    hue_probability: float = field(low=0, high=1)
+    hue_degrees: float = field(low=0, high=180)
+    gamma_probability: float = field(low=0, high=1)
+    gamma_high: float = field(low=1, high=10)
+    grey_probability: float = field(low=0, high=1)
+    blur_probability: float = field(low=0, high=1)
+    blur_sigma_pixels: float = field(low=0, high=16)
+    noise_probability: float = field(low=0, high=1)
+    noise_levels: float = field(low=0, high=255)
+    jpeg_probability: float = field(low=0, high=1)
+    jpeg_quality_low: int = field(low=1, high=100)
+    jpeg_quality_high: int = field(low=1, high=100)
+    cutout_probability: float = field(low=0, high=1)
+    cutout_share: float = field(low=0, high=1)
+
+    def problems(self) -> list[tuple[str, str]]:
+        pairs = (("scale_low", "scale_high"), ("jpeg_quality_low", "jpeg_quality_high"))
+        wrong = [(low, high) for low, high in pairs if getattr(self, low) > getattr(self, high)]
+        return [
+            (low, f"{getattr(self, low)} is greater than {high} {getattr(self, high)}: the range is empty") for low, high in wrong
+        ]
+
+
 def _typed(value: Any, annotation: Any) -> tuple[Any, str | None]:
     """``value`` as ``annotation`` (int, float, str, bool, tuple[x, ...]); the second item says why not, or None."""
     origin = typing.get_origin(annotation)
@@ -84,9 +135,12 @@ def _typed(value: Any, annotation: Any) -> tuple[Any, str | None]:
         wrong = next((reason for _, reason in items if reason), None)
         return tuple(item for item, _ in items), wrong
     if isinstance(annotation, types.UnionType):
-        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
-        if value is None:
+        choices = [a for a in typing.get_args(annotation) if a is not type(None)]
+        if value is None and len(choices) < len(typing.get_args(annotation)):
             return None, None
+        answers = [_typed(value, choice) for choice in choices]
+        good = next((answer for answer in answers if answer[1] is None), None)
+        return good or (None, ", or ".join(dict.fromkeys(reason for _, reason in answers if reason)))
     if annotation is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value), None

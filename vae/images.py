@@ -25,8 +25,22 @@ def to_uint8(x_NCHW: Tensor) -> Tensor:
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def grid(images_NHWC: np.ndarray, columns: int, zoom: int = 2, gap_pixels: int = 2) -> Image.Image:
-    """uint8 (N, H, W, C) tiled row by row into one picture, each pixel ``zoom`` wide, on white."""
+def shown(images_NHWC: np.ndarray, mode: str) -> np.ndarray:
+    """uint8 images as a screen shows them: HSV as RGB, RGBA on white; the others as they are."""
+    if mode not in ("HSV", "RGBA"):
+        return images_NHWC
+    n, h, w, c = images_NHWC.shape
+    tall = images_NHWC.reshape(n * h, w, c)
+    if mode == "HSV":
+        picture = Image.frombytes("HSV", (w, n * h), tall.tobytes()).convert("RGB")
+    else:
+        picture = Image.alpha_composite(Image.new("RGBA", (w, n * h), "white"), Image.fromarray(tall)).convert("RGB")
+    return np.asarray(picture).reshape(n, h, w, 3)
+
+
+def grid(images_NHWC: np.ndarray, columns: int, zoom: int = 2, gap_pixels: int = 2, mode: str = "") -> Image.Image:
+    """uint8 (N, H, W, C) tiled row by row into one picture, each pixel ``zoom`` wide, on white; HSV and RGBA need their ``mode``."""
+    images_NHWC = shown(images_NHWC, mode)
     n, h, w, c = images_NHWC.shape
     rows = -(-n // columns)
     canvas = np.full((rows * (h + gap_pixels) + gap_pixels, columns * (w + gap_pixels) + gap_pixels, c), 255, np.uint8)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 _NOISE_TAG = 0x401E  # keeps noise apart from the sample order, which is seeded by the same number
+_WORD = 2**64
 
 
 def step_noise(seed: int, step: int, shape: tuple[int, int], device: torch.device) -> Tensor:
@@ -17,3 +18,40 @@ def step_noise(seed: int, step: int, shape: tuple[int, int], device: torch.devic
     state = np.random.SeedSequence([seed, step, _NOISE_TAG]).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
     return torch.randn(shape, generator=generator).to(device)
+
+
+def _signed(word: int) -> int:
+    """The int64 with the bits of an unsigned word: torch counts in int64, whose products wrap as those of words do."""
+    return word - _WORD if word >= _WORD // 2 else word
+
+
+_GOLDEN, _FIRST, _SECOND = map(_signed, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def _unsigned_shift(z: Tensor, bits: int) -> Tensor:
+    return (z >> bits) & (2 ** (64 - bits) - 1)
+
+
+def _mixed(z: Tensor) -> Tensor:
+    """SplitMix64's output function (Steele, Lea, Flood 2014): int64 -> int64, one to one; each bit depends on all bits."""
+    z = (z ^ _unsigned_shift(z, 30)) * _FIRST
+    z = (z ^ _unsigned_shift(z, 27)) * _SECOND
+    return z ^ _unsigned_shift(z, 31)
+
+
+def image_states(seed: int, keys_N: np.ndarray, copies_N: np.ndarray) -> Tensor:
+    """An int64 (N,) per image and copy, f(seed, key, copy): the seeds of independent streams of ``random_bits``."""
+    state = torch.from_numpy(keys_N.astype(np.uint64).view(np.int64)) ^ _mixed(torch.tensor(seed + _GOLDEN))
+    return _mixed(_mixed(state) + _GOLDEN * torch.from_numpy(copies_N.astype(np.int64)))
+
+
+def random_bits(states_N: Tensor, count: int, stream: int) -> Tensor:
+    """int64 (N, count), all bits random: SplitMix64 seeded by each state and ``stream``; whole numbers, so alike on any device."""
+    seeds = _mixed(states_N + _signed(stream * 0xD1342543DE82EF95 % _WORD))
+    steps = torch.arange(1, count + 1, device=states_N.device) * _GOLDEN
+    return _mixed(seeds[:, None] + steps)
+
+
+def uniforms(states_N: Tensor, count: int, stream: int) -> Tensor:
+    """float64 (N, count) in [0, 1), 53 bits each."""
+    return _unsigned_shift(random_bits(states_N, count, stream), 11).double() * 2.0**-53

@@ -1,7 +1,7 @@
 """One ``fit`` for plain Python, torchrun and Ray Train: load, forward, backward, check, step, average, report, checkpoint.
 
-Randomness is stateless: order = f(seed, epoch), noise = f(seed, step). A checkpoint therefore holds the step and the tensors,
-and a restart at any step goes on as if nothing had happened.
+Randomness is stateless: order = f(seed, epoch), noise = f(seed, step), augmentation = f(seed, image, epoch). A checkpoint
+therefore holds the step and the tensors, and a restart at any step goes on as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vae.augment import OnTheFly
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, stream_indices
 from vae.distributed import all_reduce_sum, default_device, from_rank_zero, own_rows, rank, world_size, wrap
@@ -94,12 +96,15 @@ def _agreed(flag: bool, device: torch.device) -> bool:
     return bool(all_reduce_sum(torch.tensor(float(flag), device=device)) > 0)
 
 
-def _batch(images: ImageShards, config: FitConfig, step: int, device: torch.device) -> Tensor:
-    """This rank's rows of global batch ``step`` in model range."""
-    start = step * config.global_batch_size
-    indices = stream_indices(len(images), config.seed, start, start + config.global_batch_size)
-    pixels = torch.from_numpy(images.gather(indices[own_rows(config.global_batch_size)]))
-    return to_model_range(pixels.to(device, non_blocking=True))
+def _batch(images: ImageShards, config: FitConfig, step: int, device: torch.device, augment: OnTheFly | None) -> Tensor:
+    """This rank's rows of global batch ``step`` in model range, varied by ``augment`` where there is one."""
+    start, rows = step * config.global_batch_size, own_rows(config.global_batch_size)
+    indices = stream_indices(len(images), config.seed, start, start + config.global_batch_size)[rows]
+    x_NHWC = torch.from_numpy(images.gather(indices)).to(device, non_blocking=True)
+    if augment is not None:
+        epochs = np.arange(start, start + config.global_batch_size)[rows] // len(images)
+        x_NHWC = augment(x_NHWC, indices, epochs, config.seed)
+    return to_model_range(x_NHWC)
 
 
 def fit(
@@ -108,6 +113,7 @@ def fit(
     train: ImageShards,
     val: ImageShards,
     *,
+    augment: OnTheFly | None = None,
     checkpoints: Path | None = None,
     on_report: Callable[[Metrics, nn.Module], None] = lambda metrics, averaged: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -115,13 +121,18 @@ def fit(
     """Train to ``config.total_images`` and return the averaged model; goes on from the newest checkpoint in ``checkpoints``.
 
     ``on_report(metrics, averaged_model)`` is called on every rank, equally often, with metrics already reduced over ranks.
+    ``augment`` varies the training images, each anew in every epoch; ``val`` is measured as it is.
     Raises NonFiniteError (on every rank, before the step), StoppedError once ``should_stop`` said so on any rank, ValueError
-    for a batch that does not divide by the world size.
+    for a batch that does not divide by the world size, or keys of ``augment`` that are not one per training image.
     """
     if config.global_batch_size % world_size():
         raise ValueError(
             f"fit.global_batch_size {config.global_batch_size} does not divide by {world_size()} workers: "
             "change the batch size or the workers of the cluster profile"
+        )
+    if augment is not None and len(augment.keys) != len(train):
+        raise ValueError(
+            f"{len(augment.keys)} keys for {len(train)} training images: give the keys of these shards, in their order"
         )
     device = default_device()
     with torch.random.fork_rng(devices=[]):
@@ -148,7 +159,7 @@ def fit(
 
     while progress.step < config.total_steps:
         step, rows = progress.step, own_rows(config.global_batch_size)
-        x_NCHW = _batch(train, config, step, device)
+        x_NCHW = _batch(train, config, step, device, augment)
         noise_ND = step_noise(config.seed, step, (config.global_batch_size, model_config.latent_dim), device)[rows]
 
         with autocast:

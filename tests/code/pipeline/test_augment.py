@@ -1,132 +1,28 @@
-"""Augment: a copy is a function of (seed, hash, number), of training images only, and does what the policy says."""
+"""Stage augment: copies of training images only, each a function of (seed, hash, number), and a sheet that shows the policy."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
+from pipeline import augment as augment_stage
 from pipeline import preprocess as preprocess_stage
-from pipeline.augment import PARAMS, augment, augmented, generator
+from pipeline.augment import PARAMS, SHEET_GAP, SHEET_LABEL, SHEET_POLICY_ROWS, augment, draw_sheet, sheet_rows, variations
+from pipeline.job import Job, execute, on_the_fly
 from pipeline.paths import INDEX
+from vae.augment import COLOUR_ONLY, OPERATIONS, augmented, image_keys
+from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter
 from vae.files import DamagedError, read_json, read_manifest, write_manifest
 
-SHA = "0123456789abcdef" * 4
-EVERYTHING = {
-    "augment__copies": 2,
-    "augment__flip_probability": 0.5,
-    "augment__shift_pixels": 2,
-    "augment__rotate_degrees": 10.0,
-    "augment__brightness": 0.2,
-    "augment__contrast": 0.2,
+EVERYTHING = {"augment__copies": 2, "augment__noise_probability": 1.0} | {
+    f"augment__{name}_probability": 0.5 for name in OPERATIONS if name != "noise"
 }
-
-
-def policy(**changes: float) -> SimpleNamespace:
-    nothing = {"flip_probability": 0.0, "shift_pixels": 0, "rotate_degrees": 0.0, "brightness": 0.0, "contrast": 0.0}
-    return SimpleNamespace(**(nothing | changes))
-
-
-def noise(size: int = 12, channels: int = 3, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (size, size, channels), np.uint8)
-
-
-def draws(image: np.ndarray, how: SimpleNamespace, count: int) -> list[np.ndarray]:
-    return [augmented(image, how, generator(0, SHA, copy)) for copy in range(count)]
-
-
-def moved(image: np.ndarray, dx: int, dy: int, fill: np.ndarray) -> np.ndarray:
-    """The image moved by whole pixels, NumPy alone."""
-    size = len(image)
-    out = np.broadcast_to(fill, image.shape).copy()
-    rows, columns = np.arange(max(0, dy), min(size, size + dy)), np.arange(max(0, dx), min(size, size + dx))
-    out[np.ix_(rows, columns)] = image[np.ix_(rows - dy, columns - dx)]
-    return out
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_augmented_empty_policy_changes_nothing(channels):
-    image = noise(channels=channels)
-    assert all(np.array_equal(copy, image) for copy in draws(image, policy(), 20))
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_augmented_flip_probability_one_always_mirrors(channels):
-    image = noise(channels=channels)
-    assert all(np.array_equal(copy, image[:, ::-1]) for copy in draws(image, policy(flip_probability=1.0), 200))
-
-
-@pytest.mark.parametrize("probability", [0.1, 0.5, 0.8])
-def test_augmented_flips_as_often_as_told(probability):
-    image = noise()
-    flipped = np.mean([np.array_equal(c, image[:, ::-1]) for c in draws(image, policy(flip_probability=probability), 2000)])
-    assert abs(flipped - probability) < 4.5 * (probability * (1 - probability) / 2000) ** 0.5
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_augmented_shift_moves_whole_pixels_within_its_limit_in_every_direction(channels):
-    image, seen = noise(channels=channels), set()
-    fill = np.median(image[[0, 0, -1, -1], [0, -1, 0, -1]], axis=0).astype(np.uint8)
-    places = [(dx, dy) for dx in range(-2, 3) for dy in range(-2, 3)]
-    for copy in draws(image, policy(shift_pixels=2), 300):
-        found = [place for place in places if np.array_equal(copy, moved(image, *place, fill))]
-        assert len(found) == 1
-        seen.add(found[0])
-    assert seen == set(places)
-
-
-def test_augmented_rotation_turns_about_the_middle_within_its_limit():
-    size = 33
-    image = np.zeros((size, size, 1), np.uint8)
-    image[15:18, 25:30] = 255  # a spot at 11 pixels to the right of the middle
-    places, angles = np.arange(size) - size // 2, []
-    for copy in draws(image, policy(rotate_degrees=30.0), 200):
-        mass = copy[..., 0].astype(float)
-        x, y = (mass.sum(0) * places).sum() / mass.sum(), (mass.sum(1) * places).sum() / mass.sum()
-        assert abs(np.hypot(x, y) - 11) < 0.5
-        angles.append(np.degrees(np.arctan2(y, x)))
-    assert max(np.abs(angles)) < 31 and min(angles) < -25 and max(angles) > 25
-
-
-def test_augmented_rotation_fills_with_the_colour_of_the_corners():
-    image = np.full((16, 16, 3), (200, 30, 90), np.uint8)
-    for copy in draws(image, policy(rotate_degrees=180.0, shift_pixels=5), 20):
-        assert np.abs(copy.astype(int) - image).max() <= 1
-
-
-def test_augmented_brightness_scales_within_its_limit():
-    image = np.full((8, 8, 3), 100, np.uint8)
-    levels = [copy.mean() for copy in draws(image, policy(brightness=0.3), 300)]
-    assert 69 <= min(levels) < 74 and 126 < max(levels) <= 131 and abs(np.mean(levels) - 100) < 4
-
-
-def test_augmented_contrast_keeps_the_mean_and_changes_the_spread():
-    image = np.where(np.indices((8, 8)).sum(0) % 2, 150, 50).astype(np.uint8)[..., None]
-    copies = draws(image, policy(contrast=0.5), 300)
-    spreads = [float(copy.std()) for copy in copies]
-    assert all(abs(copy.mean() - 100) < 1.5 for copy in copies)
-    assert 24 <= min(spreads) < 30 and 70 < max(spreads) <= 76
-
-
-def test_augmented_switching_one_operation_on_leaves_the_others_as_they_were():
-    image = np.full((8, 8, 1), 100, np.uint8)  # flips and shifts do not show on it
-    for copy in range(20):
-        alone = augmented(image, policy(brightness=0.5), generator(3, SHA, copy))
-        among = augmented(image, policy(brightness=0.5, flip_probability=0.5, shift_pixels=3), generator(3, SHA, copy))
-        np.testing.assert_array_equal(alone, among)
-
-
-def test_generator_depends_on_seed_hash_and_copy():
-    def first(*key: object) -> float:
-        return float(generator(*key).uniform())
-
-    base = first(1, SHA, 0)
-    assert first(1, SHA, 0) == base
-    assert len({base, first(2, SHA, 0), first(1, SHA[::-1], 0), first(1, SHA, 1)}) == 4
 
 
 @pytest.fixture
@@ -183,7 +79,7 @@ def test_augment_copies_do_not_depend_on_the_order_of_the_originals(prepared):
         writer.add(image)
     writer.close()
     pd.concat([index[index["split"] != "train"], train.iloc[order[:-3]]]).to_parquet(folder / INDEX)
-    write_manifest(folder)
+    write_manifest(folder, mode="RGB")
     augment(values, prepared.paths)
     after = copies(prepared)
     assert len(after) == len(before) - 6
@@ -208,8 +104,9 @@ def test_augment_more_copies_leave_the_first_as_they_were(prepared):
     assert len(three) == 1.5 * len(two) and {key: three[key] for key in two} == two
 
 
-def test_augment_no_copies_leave_no_shard_but_manifest_index_and_sheet(prepared):
-    augment(prepared.values(PARAMS, augment__copies=0), prepared.paths)
+@pytest.mark.parametrize("nothing", [{"augment__copies": 0}, {"augment__copies": 3, "augment__on_the_fly": True}])
+def test_augment_no_copies_or_on_the_fly_leaves_no_shard_but_manifest_index_and_sheet(prepared, nothing):
+    augment(prepared.values(PARAMS, **nothing), prepared.paths)
     assert list(prepared.paths.augmented.rglob("*.npy")) == []
     assert read_manifest(prepared.paths.augmented) == {"copies": 0, "images": 0}
     assert len(pd.read_parquet(prepared.paths.augmented / INDEX)) == 0
@@ -225,3 +122,129 @@ def test_augment_damaged_input_is_refused_and_nothing_written(prepared):
     with pytest.raises(DamagedError, match=r"shard-00000\.npy"):
         augment(prepared.values(PARAMS), prepared.paths)
     assert not prepared.paths.augmented.exists()
+
+
+def training_images(project) -> tuple[list[str], np.ndarray]:
+    """Hashes and pixels of the training images, in stored order."""
+    index = pd.read_parquet(project.paths.processed / INDEX)
+    shards = ImageShards(project.paths.processed / "train")
+    return index.loc[index["split"] == "train", "sha256"].tolist(), shards.slice(0, len(shards))
+
+
+def test_augment_copies_are_what_the_policy_makes_of_each_image_alone(prepared):
+    values = prepared.values(PARAMS, base__seed=4, **EVERYTHING)
+    augment(values, prepared.paths)
+    made, (hashes, images) = copies(prepared), training_images(prepared)
+    assert len(made) == 2 * len(hashes)
+    for sha, image in zip(hashes, images, strict=True):
+        for copy in range(2):
+            x = torch.from_numpy(image).permute(2, 0, 1)[None]
+            alone = augmented(x, image_keys([sha]), np.array([copy]), config=values.augment.policy, seed=4, mode="RGB")
+            assert alone[0].permute(1, 2, 0).numpy().tobytes() == made[sha, copy]
+    assert len(set(made.values())) == len(made)
+
+
+def test_augment_size_of_its_batches_changes_no_byte(prepared, monkeypatch):
+    results = []
+    for size in (256, 7, 1):
+        monkeypatch.setattr(augment_stage, "BATCH_IMAGES", size)
+        augment(prepared.values(PARAMS, **EVERYTHING), prepared.paths)
+        results.append([p.read_bytes() for p in sorted(prepared.paths.augmented.rglob("*")) if p.is_file()])
+    assert results[0] == results[1] == results[2]
+
+
+def test_augment_validation_and_test_images_stay_as_they_were(prepared):
+    def held_out() -> dict[str, bytes]:
+        files = [p for p in sorted(prepared.paths.processed.rglob("*")) if p.is_file()]
+        return {str(p): p.read_bytes() for p in files}
+
+    before = held_out()
+    augment(prepared.values(PARAMS, **EVERYTHING), prepared.paths)
+    assert held_out() == before
+    assert [p.name for p in prepared.paths.augmented.iterdir() if p.is_dir()] == ["train"]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_sheet_has_a_row_for_each_operation_alone_and_for_the_whole_policy(prepared, mode):
+    policy = prepared.values(PARAMS, augment__rotate_probability=0.25).augment.policy
+    rows = sheet_rows(policy, mode)
+    expected = [name.replace("_", " ") for name in OPERATIONS if mode == "RGB" or name not in COLOUR_ONLY]
+    assert [title for title, *_ in rows] == ["original", *expected, *["the whole policy"] * SHEET_POLICY_ROWS]
+    for title, note, shown, _ in rows[1 : len(expected) + 1]:
+        often = {name: value for name, value in asdict(shown).items() if name.endswith("_probability") and value}
+        assert often == {title.replace(" ", "_") + "_probability": 1.0}
+        assert note.endswith({"rotate": "25% of images", "flip": "50% of images"}.get(title, "off"))
+    assert all(shown == policy for _, _, shown, _ in rows[len(expected) + 1 :])
+    assert [copy for *_, copy in rows[len(expected) + 1 :]] == list(range(SHEET_POLICY_ROWS))
+
+
+@pytest.mark.parametrize(("mode", "shape"), [("L", (8, 8, 1)), ("RGB", (20, 9, 3)), ("RGBA", (9, 30, 4)), ("HSV", (150, 90, 3))])
+def test_sheet_shows_pictures_of_any_mode_and_shape_each_in_its_place(prepared, mode, shape):
+    images = np.full((4, *shape), 90, np.uint8)
+    images[:, : shape[0] // 2] = 200
+    if mode == "RGBA":
+        images[..., 3] = 255
+    keys = np.arange(4, dtype=np.uint64)
+    sheet = np.asarray(draw_sheet(images, keys, prepared.values(PARAMS).augment.policy, 0, mode))
+    rows = len(sheet_rows(prepared.values(PARAMS).augment.policy, mode))
+    pictures = np.abs(sheet[:, SHEET_LABEL:].astype(int) - 255).max(2) > 5  # labels lie to the left of them
+    bands = np.flatnonzero(np.diff(np.r_[False, pictures.any(1)].astype(int)) == 1)
+    columns = np.flatnonzero(np.diff(np.r_[False, pictures.any(0)].astype(int)) == 1)
+    assert len(bands) == rows and len(columns) == 4
+
+
+def test_sheet_rows_are_the_pictures_that_their_policies_make(prepared):
+    policy = prepared.values(PARAMS, augment__rotate_probability=1.0).augment.policy
+    images = np.random.default_rng(0).integers(0, 256, (8, 72, 72, 3), np.uint8)
+    keys = np.arange(8, dtype=np.uint64)
+    sheet = np.asarray(draw_sheet(images, keys, policy, 3, "RGB"))
+    for row, (_, _, shown, copy) in enumerate(sheet_rows(policy, "RGB")):
+        for column, made in enumerate(variations(images, keys, np.full(8, copy), shown, 3, "RGB")):
+            top, left = row * (72 + SHEET_GAP) + SHEET_GAP, SHEET_LABEL + column * (72 + SHEET_GAP)
+            np.testing.assert_array_equal(sheet[top : top + 72, left : left + 72], made)
+
+
+def job_of(project, section, state) -> Job:
+    """A short training on the prepared images, as tune and train put it together."""
+    fit = FitConfig(
+        seed=3, beta=1.0, global_batch_size=8, total_images=160, learning_rate=2e-3, warmup_images=16, weight_decay=0.01,
+        clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=1.0, beta_anneal_share=0.0,
+        validate_every_images=80, checkpoint_every_images=80,
+    )  # fmt: skip
+    model = ModelConfig(name="conv", image_shape=(8, 8, 3), latent_dim=3, widths=(8,), hidden_units=16, likelihood="logistic")
+    state.mkdir()
+    return Job(
+        model=model, fit=fit, train_directories=(str(project.paths.processed / "train"),),
+        val_directory=str(project.paths.processed / "val"), state_directory=str(state), threads=1,
+        augment=on_the_fly(section, project.paths.processed, "RGB"),
+    )  # fmt: skip
+
+
+def test_job_on_the_fly_trains_on_the_policys_pictures_after_a_trip_as_plain_data(prepared, tmp_path):
+    flags = {"augment__flip_probability": 1.0}
+    off = prepared.values(PARAMS, **flags).augment
+    on = prepared.values(PARAMS, augment__on_the_fly=True, **flags).augment
+    plain, varied = job_of(prepared, off, tmp_path / "off"), job_of(prepared, on, tmp_path / "on")
+    assert plain.augment is None and Job.from_dict(varied.to_dict()) == varied
+    one, other = (execute(Job.from_dict(job.to_dict())).model.state_dict() for job in (plain, varied))
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+    # The same training on images that were mirrored before it must be the same training.
+    hashes, images = training_images(prepared)
+    writer = ShardWriter(tmp_path / "mirrored", (8, 8, 3), 1000)
+    for image in images[:, :, ::-1]:
+        writer.add(image)
+    writer.close()
+    mirrored = Job(**(vars(job_of(prepared, off, tmp_path / "before")) | {"train_directories": (str(tmp_path / "mirrored"),)}))
+    third = execute(mirrored).model.state_dict()
+    assert len(hashes) > 16 and all(torch.equal(third[name], other[name]) for name in other)
+
+
+def test_augment_colour_operations_on_grey_images_are_warned_of(project, picture, caplog):
+    project.raw({f"{i:03d}.png": picture(i, 8, 8, "L") for i in range(60)})
+    grey = {"base__image_size": 8, "base__mode": "L", "preprocess__val_fraction": 0.3, "preprocess__test_fraction": 0.3}
+    preprocess_stage.preprocess(project.values(preprocess_stage.PARAMS, **grey), project.paths)
+    augment(project.values(PARAMS, augment__hue_probability=0.5, augment__blur_probability=0.5), project.paths)
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+        "without effect on greyscale images (base.mode L): augment.hue_probability"
+    ]
+    assert ImageShards(project.paths.augmented / "train").image_shape == (8, 8, 1)

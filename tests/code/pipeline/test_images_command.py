@@ -42,7 +42,7 @@ def test_use_small_grey_squares_keep_their_size_and_mode(project, folder):
     now = written(project)
     assert (now["base"]["mode"], now["base"]["image_size"]) == ("L", 28)
     assert now["download"]["source"] == "path" and now["download"]["path"] == str(origin)
-    assert now["register"]["name"] == "digits" and now["augment"]["copies"] == 0
+    assert now["register"]["name"] == "digits" and now["augment"]["copies"] == 0 and not now["augment"]["on_the_fly"]
 
 
 @pytest.mark.parametrize(

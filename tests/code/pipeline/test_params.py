@@ -95,7 +95,7 @@ def test_check_misspelt_name_is_met_with_the_right_one(text, wrong, right):
 
 def test_check_unknown_key_like_no_other_lists_the_known_ones():
     message = refusal(TEXT.replace("  flip_probability:", "  zzzz: 1\n  flip_probability:"))
-    assert "augment.zzzz: unknown key; known: copies, flip_probability" in message
+    assert "augment.zzzz: unknown key; known: fill, flip_probability" in message
 
 
 def test_check_missing_section_is_named():

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
+import shutil
 from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from pipeline import preprocess as module
+from pipeline import ingest
 from pipeline.errors import BadDataError
-from pipeline.paths import INDEX, METRICS, REJECTED
+from pipeline.paths import INDEX, METRICS, REJECTED, SKIPPED
 from pipeline.preprocess import PARAMS, preprocess
+from pipeline.previous import FOLDER
+from pipeline.raw import RawWriter, read_files
 from vae.data import ImageShards
-from vae.files import DamagedError, read_manifest
+from vae.files import DamagedError, read_manifest, write_manifest
 
 SMALL = {
     "base__image_size": 8,
@@ -34,7 +38,7 @@ BAD = {
     "bad/cut.png": ("cut", "corrupt"),
     'bad/odd "name",\n with a break.png': (b"text", "not_an_image"),
 }
-SKIPPED = [".DS_Store", "a/.hidden.png", "a/Thumbs.db", "__MACOSX/a/._1.png", "desktop.ini"]
+LEFT_BEHIND = [".DS_Store", "a/.hidden.png", "a/Thumbs.db", "__MACOSX/a/._1.png", "desktop.ini"]
 
 
 @pytest.fixture
@@ -49,7 +53,7 @@ def mixed(picture):
         "cut": picture(903)[:-60],
     }
     files |= {name: made[what] if isinstance(what, str) else what for name, (what, _) in BAD.items()}
-    return files | dict.fromkeys(SKIPPED, b"whatever")
+    return files | dict.fromkeys(LEFT_BEHIND, b"whatever")
 
 
 def everything(folder) -> dict[str, str]:
@@ -67,10 +71,10 @@ def test_preprocess_every_file_ends_in_exactly_one_place(project, mixed):
     index = pd.read_parquet(project.paths.processed / INDEX)
     rejected = pd.read_csv(project.paths.processed / REJECTED)
     metrics = json.loads((project.paths.preprocess_report / METRICS).read_text())
-    assert sorted([*index["path"], *rejected["path"], *SKIPPED]) == sorted(mixed)
+    assert sorted([*index["path"], *rejected["path"], *LEFT_BEHIND]) == sorted(mixed)
     assert dict(zip(rejected["path"], rejected["reason"], strict=True)) == {name: reason for name, (_, reason) in BAD.items()}
     assert rejected["detail"].notna().all()
-    counted = {"seen": len(mixed), "accepted": 300, "rejected": len(BAD), "skipped": len(SKIPPED), "exact_duplicates": 20}
+    counted = {"seen": len(mixed), "accepted": 300, "rejected": len(BAD), "skipped": len(LEFT_BEHIND), "exact_duplicates": 20}
     assert {name: metrics[name] for name in counted} == counted
     assert sum(metrics[f"{split}_images"] for split in ("train", "val", "test")) == 300
     assert Counter(index["label"]) == {"a": 140, "b": 140, "copies": 20}
@@ -80,8 +84,8 @@ def test_preprocess_index_has_the_columns_of_the_contract(project, mixed):
     project.raw(mixed)
     preprocess(project.values(PARAMS, **SMALL), project.paths)
     index = pd.read_parquet(project.paths.processed / INDEX)
-    contract = {"shard", "row", "path", "label", "sha256", "width", "height", "mode", "split", "group"}
-    assert contract <= set(index) <= contract | {"official"}
+    contract = {"shard", "row", "path", "label", "sha256", "width", "height", "mode", "split", "group", "source_sha256"}
+    assert set(index) == contract | {"official", "brightness", "deviation", "sharpness"}
     one = index.set_index("path").loc["b/003.png"]
     assert (one["width"], one["height"], one["mode"]) == (11, 11, "L")
 
@@ -108,29 +112,6 @@ def test_preprocess_duplicates_share_group_and_split(project, mixed):
     assert (index.groupby("sha256")["split"].nunique() == 1).all()
     assert (index.groupby("sha256")["group"].nunique() == 1).all()
     assert index["group"].nunique() == 280
-
-
-def test_preprocess_same_bytes_whatever_the_number_of_processes(project, mixed, monkeypatch):
-    project.raw(mixed)
-    values, results = project.values(PARAMS, **SMALL), []
-    monkeypatch.setattr(module, "CHUNK_FILES", 16)  # more chunks than wait in the window at a time
-    for pool_from, processors in ((2**40, {0, 1}), (0, {0}), (0, {0, 1, 2})):
-        monkeypatch.setattr(module, "POOL_FROM_BYTES", pool_from)
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _, processors=processors: processors)
-        preprocess(values, project.paths)
-        results.append(everything(project.root))
-    assert results[0] == results[1] == results[2]
-    assert len(results[0]) > 8
-
-
-def test_preprocess_processes_are_really_used(project, mixed, monkeypatch):
-    """Without this, the test above could compare one way with itself."""
-    project.raw(mixed)
-    monkeypatch.setattr(module, "POOL_FROM_BYTES", 0)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(module, "decode_members", None)  # the way without processes would fail at once
-    preprocess(project.values(PARAMS, **SMALL), project.paths)
-    assert len(pd.read_parquet(project.paths.processed / INDEX)) == 300
 
 
 def test_preprocess_order_of_the_archive_does_not_matter(project, mixed, tmp_path):
@@ -164,9 +145,11 @@ def test_preprocess_official_splits_are_honoured(project, picture):
     index = pd.read_parquet(project.paths.processed / INDEX).set_index("path")
     named = {"train": "train", "Test": "test", "valid": "val"}
     for path, row in index.iterrows():
-        _, folder, label, file = str(path).split("/")
-        assert row["label"] == label
-        assert row["split"] == ("test" if file == "leak.png" else named[folder])
+        _, folder, label, _ = str(path).split("/")
+        assert row["label"] == label and row["split"] == named[folder]
+    skipped = pd.read_csv(project.paths.processed / SKIPPED)
+    assert list(skipped["path"]) == ["set/train/cat/leak.png"] and list(skipped["reason"]) == ["duplicate_across_splits"]
+    assert len(index) == 40
 
 
 def test_preprocess_official_splits_are_honoured_beside_a_readme(project, picture):
@@ -184,9 +167,11 @@ def test_preprocess_factors_of_the_sprites_reach_the_index(project):
     download.download(values, project.paths)
     preprocess(project.values(PARAMS, **SMALL), project.paths)
     index = pd.read_parquet(project.paths.processed / INDEX)
-    factors = pd.read_parquet(project.paths.raw / "factors.parquet").set_index("path")
-    for column in factors:
-        np.testing.assert_array_equal(index[f"factor_{column}"], factors.loc[index["path"], column])
+    known = read_files(project.paths.raw).to_pandas().set_index("path")
+    columns = [column for column in known if column.startswith("factor_")]
+    assert set(columns) == {f"factor_{name}" for name in ("shape", "scale", "orientation", "x", "y", "hue")}
+    for column in columns:
+        np.testing.assert_array_equal(index[column], known.loc[index["path"], column])
 
 
 def test_preprocess_facts_describe_the_set(project, mixed):
@@ -221,8 +206,8 @@ def test_preprocess_failure_keeps_what_was_there(project, picture):
     values = project.values(PARAMS, **SMALL)
     preprocess(values, project.paths)
     before = everything(project.root)
-    (project.paths.raw / "images.zip").write_bytes(b"damaged")
-    with pytest.raises(DamagedError, match=r"images\.zip"):
+    (project.paths.raw / "images-00000.zip").write_bytes(b"damaged")
+    with pytest.raises(DamagedError, match=r"images-00000\.zip"):
         preprocess(values, project.paths)
     assert everything(project.root) == before
     assert [p.name for p in project.paths.processed.parent.iterdir() if p.name.startswith(".")] == []
@@ -230,7 +215,7 @@ def test_preprocess_failure_keeps_what_was_there(project, picture):
 
 def test_preprocess_damaged_raw_of_the_same_size_is_refused(project, picture):
     project.raw({f"{i}.png": picture(i) for i in range(60)})
-    archive = project.paths.raw / "images.zip"
+    archive = project.paths.raw / "images-00000.zip"
     data = bytearray(archive.read_bytes())
     data[500] ^= 1
     archive.write_bytes(data)
@@ -244,8 +229,165 @@ def test_preprocess_without_manifest_is_refused(project):
         preprocess(project.values(PARAMS), project.paths)
 
 
-def test_preprocess_leaves_no_second_copy_of_the_pixels(project, picture):
+def test_preprocess_keeps_no_second_copy_of_the_pixels(project, picture):
+    """What the next run takes over are other names of the same bytes on the disk."""
     project.raw({f"{i}.png": picture(i) for i in range(60)})
     preprocess(project.values(PARAMS, **SMALL), project.paths)
-    scratch = project.paths.work
-    assert not scratch.exists() or not list(scratch.rglob("*.npy"))
+    kept, own = (
+        {p.name: p.stat().st_ino for p in root.glob("train/*.npy")}
+        for root in (project.paths.work / FOLDER, project.paths.processed)
+    )
+    assert kept == own and kept
+
+
+def test_preprocess_of_a_grown_folder_decodes_only_what_is_new(project, picture, tmp_path, monkeypatch):
+    files = {f"{i:03d}.png": picture(i) for i in range(120)} | {"bad.png": b"text", "z.png": b""}
+    grown = files | {f"new/{i}.png": picture(1000 + i) for i in range(10)} | {"new/bad.png": b"more text"}
+    decoded: list[str] = []
+    real = ingest.decode_block
+    monkeypatch.setattr(ingest, "decode_block", lambda task, *how: (decoded.extend(task.names), real(task, *how))[1])
+    project.raw(files)
+    preprocess(project.values(PARAMS, **SMALL), project.paths)
+    assert sorted(decoded) == sorted(files)
+    decoded.clear()
+    shutil.rmtree(project.paths.raw)
+    shutil.rmtree(project.paths.processed)  # as DVC does before it runs a stage
+    project.raw(grown)
+    preprocess(project.values(PARAMS, **SMALL), project.paths)
+    assert sorted(decoded) == sorted(set(grown) - set(files))
+    fresh = type(project)(tmp_path / "fresh")
+    fresh.raw(grown)
+    preprocess(fresh.values(PARAMS, **SMALL), fresh.paths)
+    assert everything(project.root) == everything(fresh.root)
+
+
+@pytest.mark.parametrize("change", [{"preprocess__fit": "pad"}, {"preprocess__min_deviation_levels": 35.0}, {"base__mode": "L"}])
+def test_preprocess_takes_nothing_over_that_was_decoded_otherwise(project, picture, tmp_path, change):
+    files = {f"{i:03d}.png": picture(i, 10, 14) for i in range(100)}
+    fresh = type(project)(tmp_path / "fresh")
+    project.raw(files)
+    fresh.raw(files)
+    preprocess(project.values(PARAMS, **SMALL), project.paths)
+    first = everything(project.root)
+    for one in (project, fresh):
+        preprocess(one.values(PARAMS, **SMALL | change), one.paths)
+    assert everything(project.root) == everything(fresh.root) != first
+
+
+def test_preprocess_damaged_memory_of_the_last_run_is_not_used(project, picture):
+    project.raw({f"{i:03d}.png": picture(i) for i in range(100)})
+    values = project.values(PARAMS, **SMALL)
+    preprocess(values, project.paths)
+    before = everything(project.root)
+    kept = project.paths.work / FOLDER / "train" / "shard-00000.npy"
+    data = bytearray(kept.read_bytes())
+    data[-1] ^= 1
+    kept.unlink()
+    kept.write_bytes(data)
+    preprocess(values, project.paths)
+    assert everything(project.root) == before
+
+
+def smooth(seed: int, side: int = 64) -> np.ndarray:
+    """A picture with large shapes: unlike noise it survives a JPEG and a change of size."""
+    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    return np.asarray(Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def encoded(image: np.ndarray, form: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def test_preprocess_near_duplicates_stay_on_one_side_and_are_shown(project):
+    files = {f"{i:03d}.png": encoded(smooth(i)) for i in range(150)}
+    for i in range(0, 150, 3):
+        half = np.asarray(Image.fromarray(smooth(i)).resize((40, 40)))
+        files |= {f"copies/{i:03d}.jpg": encoded(smooth(i), "JPEG", quality=60), f"copies/{i:03d}-half.png": encoded(half)}
+        files |= {f"copies/{i:03d}-mirrored.png": encoded(smooth(i)[:, ::-1])}
+    project.raw(files)
+    big = SMALL | {"base__image_size": 32, "preprocess__max_pixels": 10**6, "preprocess__duplicates": "near"}
+    preprocess(project.values(PARAMS, **big), project.paths)
+    index = pd.read_parquet(project.paths.processed / INDEX)
+    skipped = pd.read_csv(project.paths.processed / SKIPPED)
+    metrics = json.loads((project.paths.preprocess_report / METRICS).read_text())
+    assert (index.groupby("group")["split"].nunique() == 1).all()
+    number = index["path"].str.extract(r"(\d{3})")[0]
+    assert (index.groupby(number)["split"].nunique() == 1).all()  # so all four were found, or left out
+    assert (index.groupby("group")["path"].apply(lambda p: p.str.extract(r"(\d{3})")[0].nunique()) == 1).all()
+    assert len(index) + len(skipped) == len(files) == metrics["seen"] and len(skipped) > 20
+    assert set(skipped["reason"]) == {"duplicate_across_splits"}
+    assert metrics["duplicate_groups"] > 20 and (project.paths.preprocess_report / "duplicates.png").stat().st_size > 5000
+
+
+def test_preprocess_filters_reject_with_their_reason(project, picture):
+    files = {f"a/{i}.png": picture(i) for i in range(60)}
+    ramp = np.repeat(np.linspace(40, 200, 12).astype(np.uint8)[None, :, None], 12, 0).repeat(3, 2)
+    odd = {
+        "flat": np.full((12, 12, 3), 90, np.uint8),
+        "soft": ramp,
+        "dark": (picture_of(5) // 8).astype(np.uint8),
+        "bright": (255 - picture_of(6) // 8).astype(np.uint8),
+    }
+    files |= {f"a/{name}.png": encoded(image) for name, image in odd.items()} | {
+        "loose.png": picture(99),
+        "a/long.png": picture(98, 90, 9),
+    }
+    limits = {
+        "min_deviation_levels": 1.0,
+        "min_sharpness_levels": 2.5,
+        "min_brightness_levels": 25.0,
+        "max_brightness_levels": 230.0,
+    }
+    limits |= {"require_label": True, "max_aspect_ratio": 5.0}
+    project.raw(files)
+    preprocess(project.values(PARAMS, **SMALL, **{f"preprocess__{k}": v for k, v in limits.items()}), project.paths)
+    rejected = pd.read_csv(project.paths.processed / REJECTED).set_index("path")["reason"]
+    assert dict(rejected) == {
+        "a/flat.png": "nearly_uniform",
+        "a/dark.png": "too_dark",
+        "a/bright.png": "too_bright",
+        "a/soft.png": "blurred",
+        "loose.png": "label_missing",
+        "a/long.png": "extreme_aspect_ratio",
+    }
+
+
+def picture_of(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (12, 12, 3), np.uint8)
+
+
+def test_preprocess_files_that_the_source_could_not_bring_are_rejected_too(project, picture):
+    project.paths.raw.mkdir(parents=True)
+    with RawWriter(project.paths.raw) as writer:
+        for i in range(60):
+            writer.add(f"{i}.png", picture(i))
+        writer.fail("a fifo", "not_a_file", "a FIFO")
+    write_manifest(project.paths.raw, files=writer.files, failed=writer.failures)
+    preprocess(project.values(PARAMS, **SMALL), project.paths)
+    rejected = pd.read_csv(project.paths.processed / REJECTED)
+    assert rejected[["path", "reason"]].to_numpy().tolist() == [["a fifo", "not_a_file"]]
+    assert json.loads((project.paths.preprocess_report / METRICS).read_text())["seen"] == 61
+
+
+def test_preprocess_labels_and_splits_of_the_source_come_before_those_of_the_folders(project, picture):
+    project.paths.raw.mkdir(parents=True)
+    with RawWriter(project.paths.raw) as writer:
+        for i in range(60):
+            writer.add(f"train/folder/{i}.png", picture(i), label="told", split=("train", "val", "test")[i % 3])
+    write_manifest(project.paths.raw, files=writer.files, failed=writer.failures)
+    preprocess(project.values(PARAMS, **SMALL), project.paths)
+    index = pd.read_parquet(project.paths.processed / INDEX)
+    assert set(index["label"]) == {"told"}
+    number = index["path"].str.extract(r"(\d+)\.png")[0].astype(int)
+    assert list(index["split"]) == [("train", "val", "test")[n % 3] for n in number]
+
+
+@pytest.mark.parametrize(("size", "mode"), [([12, 8], "RGB"), (12, "RGBA"), ([8, 16], "HSV")])
+def test_preprocess_other_shapes_and_modes(project, picture, size, mode):
+    project.raw({f"{i}.png": picture(i, 20, 20) for i in range(60)})
+    preprocess(project.values(PARAMS, **SMALL | {"base__image_size": size, "base__mode": mode}), project.paths)
+    height, width = size if isinstance(size, list) else (size, size)
+    assert ImageShards(project.paths.processed / "train").image_shape == (height, width, len(mode))
+    assert Image.open(project.paths.preprocess_report / "images.png").mode == "RGB"

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from pipeline.cluster import Profile
 from pipeline.errors import TrainingFailedError
 from pipeline.job import Job
 from pipeline.spool import SpoolWriter
-from pipeline.tune import SCORES, _best, _table, trial_job
+from pipeline.tune import PARAMS, SCORES, _best, _table, _template, trial_job
 from vae.config import FitConfig, ModelConfig
+from vae.files import write_manifest
 
 
 @pytest.fixture
@@ -122,3 +124,22 @@ def test_table_tells_completed_stopped_and_failed_apart(template):
     assert list(table["elbo_nats"][:2]) == [-10.0, -5.0]
     assert _best(table, "min", [])["trial"] == 0
     assert list(_table(grid, template, "val_elbo_nats")["score"][:2]) == [-10.0, -5.0]
+
+
+def test_template_names_the_policy_on_the_fly_and_so_does_its_fingerprint(project):
+    for place in (project.paths.processed, project.paths.augmented, project.paths.extractor):
+        place.mkdir(parents=True)
+        write_manifest(place, image_shape=[32, 32, 3], mode="RGB")
+    profile = Profile(address="local", workers=1, cpus_per_worker=1, gpus_per_worker=0, threads_per_worker=1)
+
+    def template(**changes: object) -> Job:
+        return _template(project.values(PARAMS, tune__score="elbo_nats", **changes), project.paths, profile)
+
+    plain, stronger = template(), template(augment__rotate_probability=0.5)
+    assert plain.augment is None and plain == stronger  # copies on disk are known by their manifest
+    flying = [template(augment__on_the_fly=True, augment__rotate_probability=p) for p in (0.0, 0.5)]
+    assert len({job.state_directory for job in (plain, *flying)}) == 3
+    assert [job.augment["policy"]["rotate_probability"] for job in flying] == [0.0, 0.5]
+    assert flying[0].augment["mode"] == "RGB" and trial_job(flying[1], 2.0, 5).augment == flying[1].augment
+    copies = template(augment__on_the_fly=True, augment__copies=7)
+    assert copies.state_directory == flying[0].state_directory  # copies are no part of the policy

@@ -11,10 +11,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from test_augment_policy import POLICY, keys
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vae import trainer
+from vae.augment import OnTheFly
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter
 from vae.distributed import all_reduce_sum, default_device, own_rows, rank, world_size, wrap
@@ -28,6 +30,7 @@ FIT = FitConfig(
     clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=4.0, beta_anneal_share=0.5,
         validate_every_images=160, checkpoint_every_images=160,
 )  # fmt: skip
+ON_THE_FLY = OnTheFly(POLICY, keys(50), "L")
 Report = dict[str, float]
 
 
@@ -109,6 +112,7 @@ def _worker(number: int, size: int, folder: str) -> None:
     save_file(model.state_dict(), root / f"resumed-{number}.safetensors")
     recorder = Recorder()
     save_file(fit(MODEL, FIT, images, images, on_report=recorder).model.state_dict(), root / f"straight-{number}.safetensors")
+    save_file(fit(MODEL, FIT, images, images, augment=ON_THE_FLY).model.state_dict(), root / f"varied-{number}.safetensors")
     outcome |= resumed | {"straight": recorder.reports} | _with_a_nan(images, mine=last)
     (root / f"outcome-{number}.json").write_text(json.dumps(outcome))
     dist.destroy_process_group()
@@ -191,6 +195,15 @@ def test_two_ranks_fit_weights_and_metrics_equal_those_of_one(two_ranks: Path) -
     assert reports[0] == reports[1] and len(reports[0]) == len(recorder.reports) == 2
     for ours, theirs in zip(recorder.reports, reports[0], strict=True):
         assert theirs == pytest.approx(ours, rel=1e-4)
+
+
+def test_two_ranks_augment_on_the_fly_as_one_does(two_ranks: Path) -> None:
+    images = ImageShards(two_ranks / "shards")
+    alone = fit(MODEL, FIT, images, images, augment=ON_THE_FLY).model.state_dict()
+    first, second = tensors(two_ranks, "varied")
+    assert same(first, second)
+    assert relative_difference(first, alone) < 1e-5
+    assert relative_difference(first, tensors(two_ranks, "straight")[0]) > 1e-3
 
 
 def test_two_ranks_one_asked_to_stop_stops_both_and_resumes_to_the_same_bits(two_ranks: Path) -> None:

@@ -1,0 +1,111 @@
+"""The report of stage preprocess: what came in, what became of it, and what the data are like, in numbers and pictures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from pipeline.fates import Fates
+from pipeline.paths import METRICS
+from pipeline.plots import draw_classes, draw_histograms, draw_labelled
+from pipeline.split import SPLITS
+from vae.data import ImageShards
+from vae.files import canonical_json, write_text
+from vae.images import grid, save_png
+
+SHEET_IMAGES, SHEET_GROUPS, GROUP_IMAGES = 64, 24, 4
+BLOCK_IMAGES = 4096
+
+
+def _channels(images: ImageShards) -> dict[str, list[float]]:
+    """Mean and standard deviation of each channel in levels, over all training images."""
+    total = squares = np.zeros(images.image_shape[2])
+    for start in range(0, len(images), BLOCK_IMAGES):
+        block = images.slice(start, start + BLOCK_IMAGES).reshape(-1, images.image_shape[2])
+        total = total + block.sum(0, dtype=np.int64)
+        squares = squares + np.einsum("nc,nc->c", block, block, dtype=np.int64)
+    count = len(images) * images.image_shape[0] * images.image_shape[1]
+    mean = total / count
+    spread = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return {"mean_levels": [round(float(x), 4) for x in mean], "deviation_levels": [round(float(x), 4) for x in spread]}
+
+
+def _sizes(index: pa.Table) -> dict[str, int]:
+    sides = {name: index[name].to_numpy() for name in ("width", "height")}
+    rules = {"smallest": np.min, "median": np.median, "largest": np.max}
+    return {f"{rule}_{name}_pixels": int(function(side)) for name, side in sides.items() for rule, function in rules.items()}
+
+
+def metrics(index: pa.Table, fates: Fates, directory: Path) -> dict[str, Any]:
+    """The numbers; accepted + rejected + skipped = seen, and an error of ours where that does not hold."""
+    groups = Counter(index["group"].to_pylist())
+    digests = index["sha256"].to_pylist()
+    splits = Counter(index["split"].to_pylist())
+    exact = len(digests) - len(set(digests))
+    return {
+        "seen": len(index) + len(fates.rejected) + len(fates.skipped),
+        "accepted": len(index),
+        "rejected": len(fates.rejected),
+        "skipped": len(fates.skipped),
+        "rejected_for": fates.reasons(),
+        "skipped_for": dict(sorted(Counter(reason for _, reason, _ in fates.skipped).items())),
+        "exact_duplicates": exact,
+        "duplicate_groups": sum(count > 1 for count in groups.values()),
+        "images_in_duplicate_groups": sum(count for count in groups.values() if count > 1),
+        "labels": len(set(index["label"].to_pylist()) - {""}),
+        "modes": dict(sorted(Counter(index["mode"].to_pylist()).items())),
+        "sizes": _sizes(index),
+        "training_channels": _channels(ImageShards(directory / "train")),
+        **{f"{split}_images": splits[split] for split in SPLITS},
+    }
+
+
+def _duplicate_sheet(index: pa.Table, directory: Path) -> np.ndarray | None:
+    """A row of up to GROUP_IMAGES members for each of some groups, spread over all of them."""
+    names = index["group"].to_numpy(zero_copy_only=False)
+    order = np.argsort(names, kind="stable")
+    starts = np.flatnonzero(np.r_[True, names[order][1:] != names[order][:-1]])
+    sizes = np.diff(np.r_[starts, len(order)])
+    several = starts[sizes > 1]
+    if not len(several):
+        return None
+    images = ImageShards(*(directory / split for split in SPLITS))  # the index is in this order
+    shown = several[np.linspace(0, len(several) - 1, min(SHEET_GROUPS, len(several))).round().astype(int)]
+    tiles = []
+    for start in shown:
+        members = order[start : start + GROUP_IMAGES]
+        members = np.sort(members[names[members] == names[order[start]]])
+        blank = np.full((GROUP_IMAGES - len(members), *images.image_shape), 255, np.uint8)
+        tiles += [*images.gather(members), *blank]
+    return np.stack(tiles)
+
+
+def write(report: Path, directory: Path, index: pa.Table, fates: Fates, section: SimpleNamespace, mode: str) -> None:
+    """metrics.json, classes.csv and the pictures: accepted, rejected, duplicates, histograms of what the filters look at."""
+    write_text(report / METRICS, canonical_json(metrics(index, fates, directory)))
+    save_png(grid(ImageShards(directory / "train").spread(SHEET_IMAGES), columns=16, mode=mode), report / "images.png")
+    draw_labelled(fates.pictures, mode, report / "rejected.png", "no file was rejected")
+    sheet = _duplicate_sheet(index, directory)
+    if sheet is None:
+        draw_labelled([], mode, report / "duplicates.png", "no duplicates were found")
+    else:
+        save_png(grid(sheet, columns=4 * GROUP_IMAGES, mode=mode), report / "duplicates.png")
+    table = pd.DataFrame({"label": index["label"].to_pylist(), "split": index["split"].to_pylist()})
+    classes = table.value_counts().rename("images").reset_index().sort_values(["label", "split"])
+    classes.to_csv(report / "classes.csv", index=False)
+    draw_classes(classes, report / "classes.png")
+    sides = index.select(["width", "height"]).to_pandas()
+    values = {
+        "shorter side (pixels)": (sides.min(axis=1), [section.min_side_pixels]),
+        "aspect ratio": (sides.max(axis=1) / sides.min(axis=1), [section.max_aspect_ratio]),
+        "brightness (levels)": (index["brightness"].to_numpy(), [section.min_brightness_levels, section.max_brightness_levels]),
+        "deviation (levels)": (index["deviation"].to_numpy(), [section.min_deviation_levels]),
+        "sharpness (levels)": (index["sharpness"].to_numpy(), [section.min_sharpness_levels]),
+    }
+    draw_histograms(values, report / "histograms.png")

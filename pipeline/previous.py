@@ -1,0 +1,100 @@
+"""What the last run of preprocess decoded, kept for the next: of a grown folder, only what is new is decoded.
+
+The keeper is a folder of hard links to the last data/processed: no second copy on the disk, and DVC may remove its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import PIL
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from pipeline.decode import Rules
+from pipeline.measures import Filters
+from pipeline.paths import INDEX, REJECTED, Paths
+from vae.data import ImageShards
+from vae.files import DamagedError, read_manifest, sha256_file
+
+KEY = "decoded-by"
+FOLDER = "preprocessed"
+CODE = ("decode.py", "measures.py")  # what decides the pixels of a file, beside the rules and the libraries
+log = logging.getLogger("pipeline.preprocess")
+
+
+def decoding_key(rules: Rules, filters: Filters) -> str:
+    """A name for this way of decoding: under the same one, the same file gives the same pixels or the same reason."""
+    code = [sha256_file(Path(__file__).with_name(name)) for name in CODE]
+    described = [asdict(rules), asdict(filters), code, PIL.__version__, np.__version__]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def lookup(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """For each of ``wanted`` its place in ``known`` (any, where it stands twice), or -1; both are arrays of bytes."""
+    if not len(known):
+        return np.full(len(wanted), -1, np.int64)
+    order = np.argsort(known, kind="stable")
+    at = np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)
+    return np.where(known[order[at]] == wanted, order[at], -1)
+
+
+def _bytes(column: pa.ChunkedArray) -> np.ndarray:
+    return column.to_numpy().astype("S64")
+
+
+class Previous:
+    """The last run's index in the order of its shards, its shards, and the hashes of the files that it rejected."""
+
+    def __init__(self, directory: Path) -> None:
+        table = pq.read_table(directory / INDEX)
+        self.shards = [directory / split for split in ("train", "val", "test")]
+        self.index = table
+        self.rejected = pyarrow.csv.read_csv(
+            directory / REJECTED,
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(("path", "reason", "detail", "source_sha256"), pa.string()), strings_can_be_null=False
+            ),
+        )
+        assert len(ImageShards(*self.shards)) == len(table)
+
+    def accepted(self, source_sha256: np.ndarray) -> np.ndarray:
+        """For each file's hash its row in ``index``, or -1."""
+        return lookup(_bytes(self.index["source_sha256"]), source_sha256)
+
+    def refused(self, source_sha256: np.ndarray) -> np.ndarray:
+        """For each file's hash its row in ``rejected``, or -1."""
+        return lookup(_bytes(self.rejected["source_sha256"]), source_sha256)
+
+
+def load(paths: Paths, key: str) -> Previous | None:
+    """The last run, if it decoded in the same way and is whole."""
+    directory = paths.work / FOLDER
+    try:
+        if (directory / KEY).read_text() != key:
+            return None
+        read_manifest(directory)
+        return Previous(directory)
+    except (OSError, DamagedError, ValueError, pa.ArrowException) as error:
+        if not isinstance(error, FileNotFoundError):
+            log.warning("what the last run decoded cannot be used again (%s): decoding everything", error)
+        return None
+
+
+def keep(paths: Paths, key: str) -> None:
+    """Link data/processed for the next run; where links are impossible the next run decodes everything."""
+    directory = paths.work / FOLDER
+    shutil.rmtree(directory, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        shutil.copytree(paths.processed, directory, copy_function=os.link)
+        (directory / KEY).write_text(key)
