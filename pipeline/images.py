@@ -9,9 +9,8 @@ import logging
 import re
 import statistics
 import tarfile
-import zipfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
@@ -26,11 +25,15 @@ from pipeline.errors import BadDataError, InputMissingError
 from pipeline.paths import Paths
 from pipeline.raw import Unreadable
 from pipeline.sources import manifest
-from pipeline.sources.archive import ARCHIVE_ERRORS, TAR_SUFFIXES
+from pipeline.sources.archive import ARCHIVE_SUFFIXES, Limits, count_files, read_tar, read_zip
+from pipeline.sources.arrays import npz_shapes
 from pipeline.sources.folder import open_regular, walk
+from pipeline.sources.path import FILE_SUFFIXES
 from vae.files import write_text
 
 LOOKED_AT = 200  # files, evenly spread
+MOST_BYTES = 2**26  # of one of them
+ANY = Limits(members=10**8, total_bytes=2**60)  # the stage has limits that one can set; here only what is never right is refused
 SIDES = (32, 64)  # offered to photographs: what two cores train in minutes
 SMALLEST = 8  # the least base.image_size
 SMALL = 48  # up to here a square set keeps its own size
@@ -56,30 +59,28 @@ class Look:
     short_side: int  # 0 where none could be looked at
 
 
-@contextmanager
-def _sampled(origin: Path) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """The number of files, and the bytes of at most LOOKED_AT of them, as long as the context is open."""
+def _sampled(origin: Path) -> tuple[int, Iterator[bytes]]:
+    """The number of files, and the bytes of about LOOKED_AT of them."""
     name = origin.name.lower()
-    with ExitStack() as stack:
-        if origin.is_dir():
-            files = [entry.path for entry in walk(origin) if not entry.reason]
-            yield len(files), _read(origin, files[:: max(1, len(files) // LOOKED_AT)][:LOOKED_AT])
-        elif name.endswith(".zip"):
-            archive = stack.enter_context(zipfile.ZipFile(origin))
-            names = [info.filename for info in archive.infolist() if not info.is_dir()]
-            yield len(names), (archive.read(n) for n in names[:: max(1, len(names) // LOOKED_AT)][:LOOKED_AT])
-        elif name.endswith(TAR_SUFFIXES):
-            with tarfile.open(origin) as tar:
-                count = sum(member.isreg() for member in tar)
-            opened = stack.enter_context(tarfile.open(origin))
-            members = islice((m for m in opened if m.isreg()), 0, None, max(1, count // LOOKED_AT))
-            yield count, (stream.read() for m in islice(members, LOOKED_AT) if (stream := opened.extractfile(m)))
-        elif name.endswith(manifest.SUFFIXES):  # links are not asked for; what lies here may be looked at
-            rows = list(manifest.read(origin, SimpleNamespace(**_columns(origin))))
-            near = [row.place for row in rows if row.place and not row.is_url]
-            yield len(rows), _read(origin.parent, near[:: max(1, len(near) // LOOKED_AT)][:LOOKED_AT])
-        else:
-            raise BadDataError(f"{origin} is neither a folder nor a .zip, .tar or .tar.gz: pack the images or name their folder")
+    if origin.is_dir():
+        files = [entry.path for entry in walk(origin) if not entry.reason]
+        return len(files), _read(origin, files)
+    if name.endswith(ARCHIVE_SUFFIXES):
+        count = count_files(origin, ANY)
+        return count, _members(origin, max(1, count // LOOKED_AT))
+    if name.endswith(manifest.SUFFIXES):  # links are not asked for; what lies here may be looked at
+        rows = list(manifest.read(origin, SimpleNamespace(**_columns(origin))))
+        return len(rows), _read(origin.parent, [row.place for row in rows if row.place and not row.is_url])
+    raise BadDataError(f"{origin} is neither a folder nor a .zip, .tar or .tar.gz: pack the images or name their folder")
+
+
+def _members(origin: Path, step: int) -> Iterator[bytes]:
+    is_zip = origin.name.lower().endswith(".zip")
+    found = read_zip(origin, ANY, step) if is_zip else islice(read_tar(origin, ANY), 0, None, step)
+    for _, content in islice(found, LOOKED_AT):
+        with suppress(Unreadable):
+            if not isinstance(content, Unreadable):
+                yield content.read(MOST_BYTES)
 
 
 def _columns(origin: Path) -> dict[str, str]:
@@ -95,9 +96,19 @@ def _columns(origin: Path) -> dict[str, str]:
 
 
 def _read(folder: Path, files: list[str]) -> Iterator[bytes]:
-    for file in files:
+    for file in files[:: max(1, len(files) // LOOKED_AT)][:LOOKED_AT]:
         with suppress(Unreadable), open_regular(folder / file) as stream:
-            yield stream.read()
+            yield stream.read(MOST_BYTES)
+
+
+def _look_at_arrays(origin: Path) -> Look:
+    shapes = npz_shapes(origin)
+    if not shapes or any(len(shape) not in (3, 4) for shape in shapes):
+        raise BadDataError(f"{origin} has no arrays of images named x_train, train_images, images or x: name a folder or archive")
+    heights, widths = {shape[1] for shape in shapes}, {shape[2] for shape in shapes}
+    one_square = heights == widths and len(heights) == 1
+    grey = all(shape[3:] in ((), (1,)) for shape in shapes)
+    return Look(sum(shape[0] for shape in shapes), grey, min(heights) if one_square else None, min(heights | widths))
 
 
 def look(origin: Path) -> Look:
@@ -106,19 +117,21 @@ def look(origin: Path) -> Look:
         raise InputMissingError(
             f"{origin} does not exist: IMAGES names a folder, .zip, .tar or .tar.gz of images, or a .csv or .parquet of links"
         )
+    if origin.name.lower().endswith(".npz") and origin.is_file():
+        return _look_at_arrays(origin)
     sizes, grey = [], True
     try:
-        with _sampled(origin) as (count, contents):
-            if not count:
-                raise InputMissingError(f"{origin} holds no files: put images into it, or name another folder or archive")
-            for data in contents:
-                try:
-                    with Image.open(BytesIO(data)) as picture:
-                        sizes.append(picture.size)
-                        grey = grey and picture.mode in ("1", "L", "LA", "I", "I;16", "F")
-                except Exception:  # whatever a file is, preprocess will say so; here it is just no hint
-                    log.debug("a file that is no image", exc_info=True)
-    except (*ARCHIVE_ERRORS, RuntimeError) as error:  # zipfile's word for an encrypted member or an unknown method
+        count, contents = _sampled(origin)
+        if not count:
+            raise InputMissingError(f"{origin} holds no files: put images into it, or name another folder or archive")
+        for data in contents:
+            try:
+                with Image.open(BytesIO(data)) as picture:
+                    sizes.append(picture.size)
+                    grey = grey and picture.mode in ("1", "L", "LA", "I", "I;16", "F")
+            except Exception:  # whatever a file is, preprocess will say so; here it is just no hint
+                log.debug("a file that is no image", exc_info=True)
+    except tarfile.TarError as error:
         raise BadDataError(f"{origin} cannot be read ({error}): make the archive anew, or name a folder") from None
     if not sizes and origin.name.lower().endswith(manifest.SUFFIXES):
         return Look(count, False, None, 0)
@@ -141,7 +154,7 @@ def suggest(origin: Path, seen: Look, strides: int) -> dict[str, Any]:
     if seen.square_side and SMALLEST <= seen.square_side <= SMALL and seen.square_side % strides == 0:
         size = seen.square_side
     stem = origin.resolve().name.lower()
-    for suffix in (".zip", *TAR_SUFFIXES, *manifest.SUFFIXES):
+    for suffix in (*FILE_SUFFIXES, *manifest.SUFFIXES):
         stem = stem.removesuffix(suffix)
     values: dict[str, Any] = {
         "download.source": _source(origin),

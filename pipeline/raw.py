@@ -61,7 +61,7 @@ class RawWriter:
         self._table: pq.ParquetWriter | None = None
         self._seen: set[str] = set()
         self._failed = (directory / FAILED).open("w", encoding="utf-8", newline="")
-        self._failures = csv.writer(self._failed, lineterminator="\n")
+        self._failures = csv.writer(self._failed, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a lone \r too
         self._failures.writerow(["path", "reason", "detail"])
         self.files = self.failures = 0
         self.reasons: Counter[str] = Counter()  # of the failures

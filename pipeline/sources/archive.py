@@ -16,6 +16,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -137,9 +138,9 @@ def _announced(origin: Path) -> int | None:
     return None if count == 0xFFFF else count
 
 
-def read_zip(origin: Path, limits: Limits) -> Iterator[tuple[str, Readable | Unreadable]]:
-    """(path, stream or why it cannot be opened) of every file in a zip; the stream is good until the next one."""
-    gate = Gate(origin, limits)
+@contextmanager
+def _opened_zip(origin: Path, limits: Limits) -> Iterator[tuple[zipfile.ZipFile, list[tuple[str, zipfile.ZipInfo]]]]:
+    """A zip and its files; BadDataError where it is none, or one that may not be read."""
     try:
         archive = zipfile.ZipFile(origin)
         if _announced(origin) not in (None, len(archive.infolist())):
@@ -147,7 +148,13 @@ def read_zip(origin: Path, limits: Limits) -> Iterator[tuple[str, Readable | Unr
     except MEMBER_ERRORS as error:
         raise BadDataError(f"{origin} is not a readable zip archive ({error}): make it anew, or name a folder") from None
     with archive:
-        for path, info in _zip_infos(archive, gate):
+        yield archive, _zip_infos(archive, Gate(origin, limits))
+
+
+def read_zip(origin: Path, limits: Limits, step: int = 1) -> Iterator[tuple[str, Readable | Unreadable]]:
+    """(path, stream or why it cannot be opened) of each ``step``-th file in a zip; the stream is good until the next one."""
+    with _opened_zip(origin, limits) as (archive, infos):
+        for path, info in infos[::step]:
             try:
                 stream = archive.open(info)
             except MEMBER_ERRORS as error:
@@ -208,6 +215,14 @@ def read_tar(origin: Path, limits: Limits) -> Iterator[tuple[str, Readable]]:
         while block := archive.fileobj.read(BLOCK_BYTES):  # type: ignore[union-attr]
             if block.strip(b"\0"):
                 raise tarfile.ReadError("something follows its end")
+
+
+def count_files(origin: Path, limits: Limits) -> int:
+    """How many files an archive holds; a tar has to be read for that. Errors as when it is read."""
+    if not origin.name.lower().endswith(".zip"):
+        return sum(1 for _ in read_tar(origin, limits))
+    with _opened_zip(origin, limits) as (_, infos):
+        return len(infos)
 
 
 def pack_archive(origin: Path, writer: RawWriter, limits: Limits, name: str = "") -> None:

@@ -157,6 +157,15 @@ def _npz_pairs(names: set[str]) -> list[tuple[str, str, str]]:
     return [(images, labels if labels in names else "", split) for images, labels, split in pairs]
 
 
+def npz_shapes(origin: Path) -> list[tuple[int, ...]]:
+    """The shapes of the arrays that are images, from their headers alone; BadDataError."""
+    try:
+        members = _npz_members(origin)
+    except (*MEMBER_ERRORS, KeyError) as error:
+        raise bad(origin, f"no readable .npz file ({' '.join(str(error).split())[:100]})") from None
+    return [members[images][0] for images, _, _ in _npz_pairs(set(members))]
+
+
 def pack_npz(origin: Path, writer: RawWriter) -> None:
     """Arrays of uint8 images (N, H, W), (N, H, W, 1) or (N, H, W, 3), and labels (N,) or (N, 1) of whole numbers."""
     try:

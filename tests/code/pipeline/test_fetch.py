@@ -386,6 +386,39 @@ def test_fetch_bad_url_is_a_reason(tmp_path, url):
     assert reason(tmp_path, url) == "bad_url"
 
 
+def test_fetch_connection_that_was_kept_open_is_checked_again(site, tmp_path):
+    site["/mine"], site["/secret"] = BODY, BODY
+    odd = site.url("/mine").replace("127.0.0.1", "2130706433")
+    with Site("127.0.0.2") as public, fetcher(tmp_path, PRETENDED) as opened:
+        public["/a"] = redirect(odd.replace("mine", "secret"))
+        assert opened.fetch(odd).read_bytes() == BODY  # one's own link may lead there
+        with pytest.raises(LinkError) as caught:
+            opened.fetch(public.url("/a"))
+    assert caught.value.reason == "forbidden" and site.count("/secret") == 0
+
+
+def test_fetch_one_link_told_to_wait_holds_the_whole_host(site, tmp_path):
+    site["/busy"] = status(429, Retry_After="1")
+    site["/other"] = BODY
+    with fetcher(tmp_path, attempts=1) as opened:
+        with pytest.raises(LinkError):
+            opened.fetch(site.url("/busy"))
+        started = time.monotonic()
+        opened.fetch(site.url("/other"))
+        assert time.monotonic() - started > 0.8
+
+
+def test_fetch_goes_through_the_environments_proxy_but_not_to_loopback(site, tmp_path, monkeypatch):
+    with Site() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url(""))
+        monkeypatch.setenv("no_proxy", "")
+        proxy["http://far.example/a"] = BODY
+        site["/near"] = BODY
+        assert got(tmp_path, "http://far.example/a") == BODY
+        assert got(tmp_path, site.url("/near")) == BODY
+        assert [path for path, _ in proxy.asked] == ["http://far.example/a"]
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return listening.getsockname()[1]

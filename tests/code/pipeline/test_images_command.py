@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -138,6 +139,7 @@ def test_use_images_too_small_for_any_model_still_leave_valid_parameters(project
         ("a.csv", b"name,number\nx,1\n", BadDataError),
         ("a.csv", b"url\n", InputMissingError),
         ("a.parquet", b"no table", BadDataError),
+        ("a.npz", b"no arrays", BadDataError),
     ],
 )
 def test_use_input_that_cannot_be_used_is_refused_and_nothing_written(project, tmp_path, name, content, kind):
@@ -209,6 +211,30 @@ def test_use_list_of_paths_is_looked_at(project, folder):
     use(str(origin.parent / "list.csv"), project.paths)
     now = written(project)
     assert (now["base"]["mode"], now["base"]["image_size"], now["download"]["url_column"]) == ("L", 28, "path")
+
+
+def test_look_damaged_member_of_a_zip_is_no_obstacle_and_a_hostile_one_is_named(folder):
+    origin = folder("digits", [(28, 28)] * 4)
+    archive = origin.with_suffix(".zip")
+    with zipfile.ZipFile(archive, "w") as opened:
+        for file in sorted(origin.iterdir()):
+            opened.write(file, file.name)
+    data = bytearray(archive.read_bytes())
+    data[data.index(b"PK\x03\x04")] ^= 1  # the first one's own header
+    archive.write_bytes(data)
+    assert look(archive) == images.Look(4, False, 28, 28)
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr("../../x.png", b"x")
+    with pytest.raises(BadDataError, match="leads out of the archive"):
+        look(archive)
+
+
+@pytest.mark.parametrize(("shape", "seen"), [((9, 28, 28), (9, True, 28, 28)), ((4, 20, 30, 3), (4, False, None, 20))])
+def test_use_arrays_are_known_by_their_headers(project, tmp_path, shape, seen):
+    np.savez(tmp_path / "My set.npz", x_train=np.zeros(shape, np.uint8))
+    assert look(tmp_path / "My set.npz") == images.Look(*seen)
+    use(str(tmp_path / "My set.npz"), project.paths)
+    assert written(project)["register"]["name"] == "my-set" and written(project)["download"]["source"] == "path"
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning", "error::ResourceWarning")

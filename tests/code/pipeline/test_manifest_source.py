@@ -163,22 +163,19 @@ def test_manifest_second_run_asks_only_for_what_failed(project, site, picture):
     assert [site.count(f"/{i}.png") for i in range(5)] == [1, 1, 1, 3, 1]
 
 
-def test_manifest_stopped_run_goes_on_with_what_was_fetched(project, site, picture):
-    def stopped(handler) -> None:
-        raise_in_main.append(True)
-        whole(picture(2))(handler)
-
-    raise_in_main: list[bool] = []
-    site["/1.png"], site["/2.png"] = picture(1), stopped
+def test_manifest_stopped_run_ends_at_once_and_goes_on_with_what_was_fetched(project, site, picture):
+    site["/1.png"], site["/2.png"] = picture(1), in_turn(lambda _: site.closing.wait(), whole(picture(2)))
     path = listed(project, [{"url": site.url("/1.png")}, {"url": site.url("/2.png")}])
-    given = SimpleNamespace(**vars(values(project, path)), work=project.paths.work)
+    given = SimpleNamespace(**vars(values(project, path, deadline_seconds=50.0)), work=project.paths.work)
 
     class Writer:
         def add(self, *_: object, **__: object) -> bool:
             raise KeyboardInterrupt
 
+    started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         manifest.pack(given, Writer())  # as Ctrl-C after the first file
+    assert time.monotonic() - started < 10
     table, _ = brought(project, path)
     assert list(table["sha256"]) == [sha(picture(1)), sha(picture(2))]
     assert site.count("/1.png") == 1
