@@ -159,8 +159,8 @@ def _prepared(picture: Image.Image, rules: Rules) -> Image.Image:
     return picture.convert("HSV") if rules.mode == "HSV" else picture
 
 
-def decode(data: bytes, rules: Rules) -> tuple[np.ndarray, int, int, str]:
-    """uint8 pixels (height, width, channels) with width, height and mode of the original; RejectedError says why not."""
+def decode(data: bytes, rules: Rules) -> tuple[Image.Image, int, int, str]:
+    """The picture as the rules want it, with width, height and mode of the original; RejectedError says why not."""
     if not data:
         raise RejectedError("empty_file", "0 bytes")
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, read from the header before any decoding
@@ -175,11 +175,11 @@ def decode(data: bytes, rules: Rules) -> tuple[np.ndarray, int, int, str]:
             picture.verify()
             picture = Image.open(io.BytesIO(data))
         with picture:
-            pixels = np.asarray(_prepared(picture, rules), dtype=np.uint8)
+            prepared = _prepared(picture, rules)
     except RejectedError:
         raise
     except MemoryError:
         raise RejectedError("corrupt", "it asks for more memory than there is") from None
     except Exception as error:  # likewise
         raise RejectedError("corrupt", f"{type(error).__name__}: {error}") from None
-    return np.ascontiguousarray(pixels.reshape(rules.shape)), width, height, mode
+    return prepared, width, height, mode

@@ -15,7 +15,7 @@ from pipeline.cluster import connected, load_profile
 from pipeline.console import progress
 from pipeline.decode import Rules
 from pipeline.fates import Fates
-from pipeline.ingest import BLOCK_FILES, Block, Task, decode_here, decode_on_ray
+from pipeline.ingest import Block, Task, block_files, decode_here, decode_on_ray
 from pipeline.measures import Filters
 from pipeline.paths import Paths
 from pipeline.raw import ARCHIVE_NAME
@@ -29,20 +29,20 @@ FACTS = ("sha256", "width", "height", "mode", *MEASURES)  # what decoding finds 
 log = logging.getLogger("pipeline.preprocess")
 
 
-def _tasks(raw: pa.Table, numbers: np.ndarray, directory: Path) -> Iterator[Task]:
+def _tasks(raw: pa.Table, numbers: np.ndarray, files: int, directory: Path) -> Iterator[Task]:
     """Blocks of the files ``numbers`` (ascending), none over two archives."""
     archives = raw["archive"].to_numpy()[numbers]
     for archive in np.unique(archives):
         here = numbers[archives == archive]
-        for start in range(0, len(here), BLOCK_FILES):
-            block = here[start : start + BLOCK_FILES]
+        for start in range(0, len(here), files):
+            block = here[start : start + files]
             names = raw["path"].take(pa.array(block)).to_pylist()
             yield Task(directory / ARCHIVE_NAME.format(archive), block.tolist(), names)
 
 
 def _blocks(raw: pa.Table, numbers: np.ndarray, rules: Rules, filters: Filters, paths: Paths) -> Iterator[Block]:
     """The answers for all ``numbers`` in order, decoded here or on the Ray cluster."""
-    tasks = _tasks(raw, numbers, paths.raw)
+    tasks = _tasks(raw, numbers, block_files(rules), paths.raw)
     seconds = len(numbers) / FILES_PER_SECOND + raw["bytes"].to_numpy()[numbers].sum() / BYTES_PER_SECOND
     if seconds < RAY_FROM_SECONDS:
         yield from decode_here(tasks, rules, filters)
@@ -58,9 +58,8 @@ def _decode_new(
     parts: list[pa.Table] = []
     names, hashes = raw["path"], raw["sha256"]
     with contextlib.closing(_blocks(raw, numbers, *how, paths)) as blocks:
-        for block in progress(blocks, -(-len(numbers) // BLOCK_FILES), "blocks", "decoding"):
-            for image in block.pixels:
-                pending.add(image)
+        for block in progress(blocks, -(-len(numbers) // block_files(how[0])), "blocks", "decoding"):
+            pending.add_all(block.pixels)
             columns = {
                 "number": block.numbers,
                 "sha256": block.sha256,

@@ -46,6 +46,6 @@ class Fates:
             (SKIPPED, ("path", "reason", "detail"), self.skipped),
         ):
             with (directory / name).open("w", encoding="utf-8", newline="") as stream:
-                writer = csv.writer(stream, lineterminator="\n")
+                writer = csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\n")  # a lone \r in a name needs it
                 writer.writerow(head)
                 writer.writerows(sorted(rows))

@@ -13,13 +13,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from pipeline.decode import RejectedError, Rules, decode
 from pipeline.measures import Filters, luminance, measure, reasons
 
-BLOCK_FILES = 256
+BLOCK_FILES, BLOCK_BYTES = 256, 32 * 2**20  # at most, of files and of their pixels
 MAX_FILE_BYTES = 512 * 2**20
 IN_FLIGHT = 2  # blocks per processor of the cluster that are under way or wait to be taken
+
+
+def block_files(rules: Rules) -> int:
+    """How many files a block may have."""
+    height, width, channels = rules.shape
+    return max(1, min(BLOCK_FILES, BLOCK_BYTES // (height * width * channels)))
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,10 @@ def _opened(path: Path, _changed: int) -> zipfile.ZipFile:
 def decode_block(task: Task, rules: Rules, filters: Filters) -> Block:
     """Decode, measure and filter the files of one task; raises nothing for what a file holds."""
     archive = _opened(task.archive, task.archive.stat().st_mtime_ns)
-    pixels, facts, rejected = np.empty((len(task.names), *rules.shape), np.uint8), [], []
+    # All pictures of a block below each other: to turn one large picture into an array is much cheaper than many small ones.
+    strip = Image.new(rules.mode, (rules.width, rules.height * len(task.names)))
+    facts: list[tuple[int, int, int, str]] = []
+    rejected: list[tuple[int, str, str]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata: the answer says what matters
         for number, name in zip(task.numbers, task.names, strict=True):
@@ -78,9 +88,9 @@ def decode_block(task: Task, rules: Rules, filters: Filters) -> Block:
             except RejectedError as refused:
                 rejected.append((number, refused.reason, refused.detail))
                 continue
-            pixels[len(facts)] = image
+            strip.paste(image, (0, rules.height * len(facts)))
             facts.append((number, width, height, mode))
-    pixels = pixels[: len(facts)]
+    pixels = np.asarray(strip).reshape(-1, *rules.shape)[: len(facts)]
     measures = measure(luminance(pixels, rules.mode)) if facts else {}
     verdicts = reasons(measures, filters) if facts else []
     kept = np.array([not reason for reason, _ in verdicts], bool)
@@ -91,7 +101,7 @@ def decode_block(task: Task, rules: Rules, filters: Filters) -> Block:
     chosen = [fact for fact, keep in zip(facts, kept, strict=True) if keep]
     numbers, widths, heights, modes = (list(column) for column in zip(*chosen, strict=True)) if chosen else ([], [], [], [])
     pixels = pixels[kept] if len(chosen) < len(facts) else pixels
-    digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels]
+    digests = [hashlib.sha256(image).hexdigest() for image in pixels]
     kept_measures = {name: values[kept] for name, values in measures.items()}
     return Block(pixels, numbers, digests, widths, heights, modes, kept_measures, rejected, refused_pixels)
 

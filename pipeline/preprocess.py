@@ -124,12 +124,14 @@ def _pack(found: pa.Table, images: ImageShards, directory: Path, shard_images: i
     for split in SPLITS:
         part = found.filter(pa.array(splits == split))
         writer, places = ShardWriter(directory / split, images.image_shape, shard_images), part["place"].to_numpy()
-        at: list[tuple[str, int]] = []
+        names, rows = [], [np.zeros(0, np.int64)]
         for start in range(0, len(places), GATHERED_IMAGES):
-            at += [writer.add(image) for image in images.gather(places[start : start + GATHERED_IMAGES])]
+            name, row = writer.add_all(images.gather(places[start : start + GATHERED_IMAGES]))
+            names += name
+            rows.append(row)
         writer.close()
-        part = part.append_column("shard", pa.array([name for name, _ in at], pa.string()))
-        parts.append(part.append_column("row", pa.array([row for _, row in at], pa.int64())))
+        part = part.append_column("shard", pa.array(names, pa.string()))
+        parts.append(part.append_column("row", pa.array(np.concatenate(rows), pa.int64())))
     return pa.concat_tables(parts).drop_columns(["number", "place"])
 
 

@@ -22,25 +22,37 @@ class ShardWriter:
         self.directory, self.image_shape, self.shard_images = directory, image_shape, shard_images
         self.count = 0
         self._pending: list[np.ndarray] = []
+        self._waiting = 0  # images in _pending
 
     def add(self, image_HWC: np.ndarray) -> tuple[str, int]:
         """Append one uint8 (H, W, C) image; returns (shard file name, row in it)."""
-        assert image_HWC.dtype == np.uint8 and image_HWC.shape == self.image_shape, (image_HWC.dtype, image_HWC.shape)
         shard, row = divmod(self.count, self.shard_images)
-        self._pending.append(image_HWC)
-        self.count += 1
-        if len(self._pending) == self.shard_images:
-            self._flush()
+        self.add_all(image_HWC[None])
         return SHARD_NAME.format(shard), row
+
+    def add_all(self, images_NHWC: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """Append uint8 (N, H, W, C) images; returns the name of the shard of each, and int64 (N,) its row there."""
+        assert images_NHWC.dtype == np.uint8 and images_NHWC.shape[1:] == self.image_shape, (images_NHWC.dtype, images_NHWC.shape)
+        shards, rows = np.divmod(np.arange(self.count, self.count + len(images_NHWC)), self.shard_images)
+        start = 0
+        while start < len(images_NHWC):
+            part = images_NHWC[start : start + self.shard_images - self._waiting]
+            self._pending.append(part)
+            self._waiting += len(part)
+            self.count += len(part)
+            start += len(part)
+            if self._waiting == self.shard_images:
+                self._flush()
+        return [SHARD_NAME.format(shard) for shard in shards], rows
 
     def _flush(self) -> None:
         shard = (self.count - 1) // self.shard_images
-        array = np.stack(self._pending)
+        array = np.concatenate(self._pending)
         # Not np.save: on a full disk it raises an OSError that does not say so.
         with (self.directory / SHARD_NAME.format(shard)).open("wb") as stream:
             np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
             stream.write(memoryview(array).cast("B"))
-        self._pending = []
+        self._pending, self._waiting = [], 0
 
     def close(self) -> None:
         """Write the last, shorter shard."""
