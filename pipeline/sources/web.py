@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import http.client
 import os
+import re
 import socket
 import threading
 import time
@@ -217,8 +218,8 @@ def over(url: str) -> LinkError:
 
 def _plain(error: Exception) -> str:
     """An error of urllib3 without the names of its objects."""
-    text = str(error)
-    return " ".join((text.rpartition(">: ")[2] or text).split()) or type(error).__name__
+    text = re.sub(r"^\w+\(host=[^)]*\): ", "", " ".join(str(error).split()))
+    return text or type(error).__name__
 
 
 def status_problem(response: urllib3.BaseHTTPResponse, url: str) -> LinkError | None:

@@ -438,8 +438,21 @@ def test_fetch_dead_host_is_given_up_after_a_few_links(tmp_path):
     assert all(map(module.passing, reasons))
 
 
+def test_fetch_host_that_only_drips_is_given_up_too(site, tmp_path):
+    with fetcher(tmp_path, deadline_seconds=0.3) as opened:
+        reasons = []
+        for i in range(module.DEAD_AFTER + 2):
+            site[f"/{i}"] = dripping(site, b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"x")
+            with pytest.raises(LinkError) as caught:
+                opened.fetch(site.url(f"/{i}"))
+            reasons.append(caught.value.reason)
+    assert reasons == ["deadline"] * module.DEAD_AFTER + ["host_unavailable"] * 2
+
+
 def test_fetch_host_that_does_not_exist_is_a_reason(tmp_path):
-    assert reason(tmp_path, "http://no-such-host.invalid/a") == "no_answer"
+    with fetcher(tmp_path) as opened, pytest.raises(LinkError) as caught:
+        opened.fetch("http://no-such-host.invalid/a")
+    assert caught.value.reason == "no_answer" and "Http(" not in caught.value.detail
 
 
 def test_fetch_rubbish_instead_of_http_is_a_reason(site, tmp_path):
