@@ -133,8 +133,7 @@ class Fetcher:
         while True:
             before = _length(link.part)
             try:
-                content_type = self._once(link, ticket)
-                _finish(link, content_type)
+                _finish(link, self._once(link, ticket))
                 return
             except LinkError as error:
                 failed = 1 if link.patient and _length(link.part) - before >= RENEW_BYTES else failed + 1
