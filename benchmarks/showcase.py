@@ -1,17 +1,15 @@
 """Keeps what the last run measured: docs/results/<name>.json and pictures, and the README's table from all of them.
 
-``python benchmarks/showcase.py "title"`` after ``make run``. Times are of the last run of each stage, on the machine named.
+``python -m benchmarks.showcase "title"`` after ``make run``. Times are of the last run of each stage, on the machine named.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
 import sys
-from pathlib import Path
 
+from benchmarks.machine import machine
 from pipeline import params
 from pipeline.paths import METRICS, Paths
 from pipeline.stage import SECONDS_FILE
@@ -31,16 +29,6 @@ COLUMNS = (
     "mig",
 )
 BEGIN, END = "<!-- results: benchmarks/showcase.py writes this -->", "<!-- end of results -->"
-
-
-def _machine() -> str:
-    model = "unknown processor"
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        model = next(
-            (line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), model
-        )
-    return f"{model}, {os.cpu_count()} processors, {platform.system()}, Python {platform.python_version()}"
 
 
 def _row(result: dict) -> str:
@@ -75,7 +63,7 @@ def main() -> None:
         "protocol": read_json(paths.evaluate_report / "protocol.json"),
         "search": read_json(paths.tune_report / METRICS),
         "best": read_json(paths.tune_report / "best.json"),
-        "machine": _machine(),
+        "machine": machine(),
     }
     write_text(folder / f"{name}.json", canonical_json(result))
     for picture in PICTURES:

@@ -38,7 +38,7 @@ def _need_room(path: Path | None, where: Path) -> None:
 
 def _nothing(path: str, writer: RawWriter) -> PipelineError:
     """The error for an input that gave no file at all."""
-    if set(writer.reasons) <= {"empty_folder"}:
+    if not writer.reasons:
         return InputMissingError(f"{path} holds no files: put images into it, or name another folder or archive")
     kind = UnavailableError if all(map(passing, writer.reasons)) else BadDataError
     return kind(f"nothing of {path} could be read; {writer.failures} failures, the first: {writer.first_failure}")

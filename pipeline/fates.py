@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.paths import REJECTED, SKIPPED
 
+LABEL_MISSING = "label_missing"
 SHOWN_PER_REASON = 16  # pictures of rejected files that are kept for the report
 
 

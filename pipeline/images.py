@@ -159,6 +159,7 @@ def suggest(origin: Path, seen: Look, strides: int) -> dict[str, Any]:
     values: dict[str, Any] = {
         "download.source": _source(origin),
         "download.path": str(origin),
+        "preprocess.duplicates": "near",
         "fit.beta_anneal_share": 0.0,  # separated factors cost sharpness; on the embedded set they are what there is to see
         "augment.copies": 0,  # mirrored digits or text would be other images; whoever knows the data switches it on
         "augment.on_the_fly": False,

@@ -22,7 +22,7 @@ from pipeline.decode import Rules
 from pipeline.decoded import decoded
 from pipeline.duplicates import groups, near_pairs, perceptual_hash
 from pipeline.errors import BadDataError
-from pipeline.fates import Fates
+from pipeline.fates import LABEL_MISSING, Fates
 from pipeline.measures import Filters, luminance
 from pipeline.paths import INDEX, Paths
 from pipeline.raw import read_failures, read_files
@@ -68,7 +68,7 @@ def _named(found: pa.Table, raw: pa.Table, section: SimpleNamespace, fates: Fate
     if section.require_label and not all(label):
         for path, name, digest in zip(paths, label, found["source_sha256"].to_pylist(), strict=True):
             if not name:
-                fates.reject(path, "label_missing", "preprocess.require_label is true", digest)
+                fates.reject(path, LABEL_MISSING, "preprocess.require_label is true", digest)
         found = found.filter(pa.array([bool(name) for name in label]))
     return found
 

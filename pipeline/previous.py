@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy as np
 import PIL
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pipeline.decode import Rules
+from pipeline.fates import LABEL_MISSING
 from pipeline.measures import Filters
 from pipeline.paths import INDEX, REJECTED, Paths
 from vae.data import ImageShards
@@ -59,13 +61,16 @@ class Previous:
         table = pq.read_table(directory / INDEX)
         self.shards = [directory / split for split in ("train", "val", "test")]
         self.index = table
-        self.rejected = pyarrow.csv.read_csv(
+        rejected = pyarrow.csv.read_csv(
             directory / REJECTED,
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types=dict.fromkeys(("path", "reason", "detail", "source_sha256"), pa.string()), strings_can_be_null=False
             ),
         )
+        # Only what the file itself is rejected for: its label depends on where it lies.
+        of_content = pc.and_(pc.not_equal(rejected["source_sha256"], ""), pc.not_equal(rejected["reason"], LABEL_MISSING))
+        self.rejected = rejected.filter(of_content)
         assert len(ImageShards(*self.shards)) == len(table)
 
     def accepted(self, source_sha256: np.ndarray) -> np.ndarray:

