@@ -108,10 +108,11 @@ class RawWriter:
 
     def fail(self, path: str, reason: str, detail: str) -> None:
         """Note a file that could not be brought here."""
-        self._failures.writerow([safe_name(path), reason, " ".join(detail.split())[:200]])
+        name, text = safe_name(path), " ".join(safe_name(detail).split())[:200]
+        self._failures.writerow([name, reason, text])
         self.failures += 1
         self.reasons[reason] += 1
-        self.first_failure = self.first_failure or f"{safe_name(path)}: {' '.join(detail.split())[:200]} ({reason})"
+        self.first_failure = self.first_failure or f"{' '.join(name.split())}: {text} ({reason})"
 
     def _next_archive(self) -> None:
         if self._zip is not None:

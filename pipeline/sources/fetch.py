@@ -21,7 +21,7 @@ from vae.files import canonical_json
 
 BLOCK_BYTES = 2**16
 RENEW_BYTES = 2**20  # a patient fetch must get this much in each deadline
-DEAD_AFTER = 5  # links in a row without any answer: the host is not asked again
+DEAD_AFTER = 5  # links in a row without an answer in time: the host is not asked again
 PASSING = {"no_answer", "cut", "deadline", "changed", "host_unavailable", "stopped", "http_408", "http_425", "http_429"}
 
 
@@ -66,7 +66,7 @@ class _Link:
 class _Host:
     """What is known of one host."""
 
-    silent: int = 0  # links in a row without an answer
+    silent: int = 0  # links in a row without an answer in time
     not_before: float = 0.0  # monotonic seconds; it asked us to wait until then
 
 
@@ -102,13 +102,15 @@ class Fetcher:
         link.final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         host = self._hosts.setdefault(host_of(url), _Host())
         if host.silent >= DEAD_AFTER:
-            raise link.error("host_unavailable", f"{DEAD_AFTER} links of this host in a row gave no answer, no more are tried")
+            raise link.error(
+                "host_unavailable", f"{DEAD_AFTER} links of this host in a row gave no answer in time, no more are tried"
+            )
         self._wait(host.not_before - time.monotonic(), link)
         with Ticket(self._watch, self._settings.deadline_seconds) as ticket:
             try:
                 self._attempts(link, ticket, host)
             except LinkError as error:
-                host.silent = host.silent + 1 if error.reason == "no_answer" else 0
+                host.silent = host.silent + 1 if error.reason in ("no_answer", "deadline") else 0
                 raise
         host.silent = 0
         return link.final
@@ -131,8 +133,7 @@ class Fetcher:
         while True:
             before = _length(link.part)
             try:
-                content_type = self._once(link, ticket)
-                _finish(link, content_type)
+                _finish(link, self._once(link, ticket))
                 return
             except LinkError as error:
                 failed = 1 if link.patient and _length(link.part) - before >= RENEW_BYTES else failed + 1

@@ -110,6 +110,8 @@ class Gatherer:
             return self._fetcher.fetch(row.place, checksum, MOST_LINK_BYTES)
         except Unreadable as error:
             return Unreadable(error.reason, f"row {row.number}: {error.detail}")
+        except ValueError as error:  # what one of the parsers of addresses does not take
+            return Unreadable("bad_url", f"row {row.number}: {error}")
 
     def _local(self, row: Row, checksum: str) -> Path:
         path = self._folder / row.place

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import http.client
 import os
+import re
 import socket
 import threading
 import time
@@ -23,7 +24,8 @@ from pipeline.sources.address import Policy, parsed, shown
 
 AGENT = "vaeline/0.1 (fetches a list of images for training)"
 MOST_REDIRECTS = 8
-SILENCE_SECONDS = 20.0  # without a byte, or until a connection stands
+SILENCE_SECONDS = 20.0  # without a byte
+CONNECT_SECONDS = 10.0  # until a connection stands; a stop waits for it
 WATCH_SECONDS = 0.1
 REDIRECTS = (301, 302, 303, 307, 308)
 TEMPORARY_STATUS = (408, 425, 429, 500, 502, 503, 504)
@@ -65,8 +67,11 @@ class Ticket:
         with self._lock:
             self._drop()
             self._socket = socket.socket(fileno=os.dup(connection.fileno()))
+        if self.expired:  # while the connection was being made
+            self.end()
 
     def end(self) -> None:
+        """The time is over, or everything is to stop."""
         with self._lock:
             self.expired = True
             if self._socket is not None:
@@ -81,6 +86,8 @@ class Ticket:
     def __enter__(self) -> Ticket:
         _current.ticket = self
         self._watch.tickets.add(self)
+        if self._watch.stopped.is_set():  # after it was added: whoever stops now finds it
+            self.end()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -185,20 +192,24 @@ class Web:
                 return response
             response.close()
             ticket.public_only = ticket.public_only or ticket.peer_public
-            before, url = url, urljoin(url, place)
+            before = url
+            try:
+                url = urljoin(url, place)
+            except ValueError as error:
+                raise LinkError("bad_url", f"{shown(before)} redirects to no URL: {error}") from None
             if url in seen or len(seen) > MOST_REDIRECTS:
                 raise LinkError("redirect_loop", f"{shown(before)} redirects in a circle, or more than {MOST_REDIRECTS} times")
             seen.add(url)
 
     def _ask(self, url: str, headers: dict[str, str], ticket: Ticket) -> urllib3.BaseHTTPResponse:
-        if ticket.left <= 0:
+        if ticket.left <= 0 or ticket.expired:
             raise over(url)
         wait = min(SILENCE_SECONDS, max(0.1, ticket.left))
         told = {"User-Agent": AGENT, "Accept-Encoding": "identity"} | headers
         try:
             return self._manager(url).request(
                 "GET", url, headers=told, redirect=False, retries=False, preload_content=False, decode_content=False,
-                timeout=urllib3.Timeout(connect=wait, read=wait),
+                timeout=urllib3.Timeout(connect=min(wait, CONNECT_SECONDS), read=wait),
             )  # fmt: skip
         except Forbidden as error:
             raise LinkError("forbidden", f"{shown(url)}: {error}") from None
@@ -217,8 +228,8 @@ def over(url: str) -> LinkError:
 
 def _plain(error: Exception) -> str:
     """An error of urllib3 without the names of its objects."""
-    text = str(error)
-    return " ".join((text.rpartition(">: ")[2] or text).split()) or type(error).__name__
+    text = re.sub(r"^\w+\(host=[^)]*\): ", "", " ".join(str(error).split()))
+    return text or type(error).__name__
 
 
 def status_problem(response: urllib3.BaseHTTPResponse, url: str) -> LinkError | None:

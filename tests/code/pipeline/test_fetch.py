@@ -285,9 +285,9 @@ def test_fetch_patient_goes_on_while_much_arrives(site, tmp_path, monkeypatch):
             time.sleep(0.04)
 
     site["/a"] = steady
-    with fetcher(tmp_path, deadline_seconds=0.5) as opened:
+    with fetcher(tmp_path, deadline_seconds=0.9) as opened:
         assert opened.fetch(site.url("/a"), SUM, patient=True).read_bytes() == BODY
-    assert reason(tmp_path / "b", site.url("/a"), SUM, deadline_seconds=0.5) == "deadline"
+    assert reason(tmp_path / "b", site.url("/a"), SUM, deadline_seconds=0.9) == "deadline"
 
 
 def test_fetch_stop_ends_what_is_under_way(site, tmp_path):
@@ -320,6 +320,16 @@ def test_fetch_follows_redirects(site, tmp_path, code):
     site["/a"] = status(code, Location="/b?x=1")
     site["/b?x=1"] = BODY
     assert got(tmp_path, site.url("/a")) == BODY
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["http://", "http:///a", "//", "http://[::1", "http://a b/", "http://127.0.0.1:99999/", "http://127.0.0.1:-1/", "javascript:1",
+     "http://\xe9\xff/", "/\xe9 \x01", "http://" + "a" * 300 + "/", "http://a..b/", "?" + "x" * 9000, "\x7f"],
+)  # fmt: skip
+def test_fetch_redirect_to_nonsense_is_a_reason(site, tmp_path, place):
+    site["/a"] = redirect(place)
+    assert reason(tmp_path, site.url("/a"), attempts=1) in ("bad_url", "forbidden", "no_answer", "http_404", "redirect_loop")
 
 
 def test_fetch_redirect_loops_end(site, tmp_path):
@@ -438,8 +448,21 @@ def test_fetch_dead_host_is_given_up_after_a_few_links(tmp_path):
     assert all(map(module.passing, reasons))
 
 
+def test_fetch_host_that_only_drips_is_given_up_too(site, tmp_path):
+    with fetcher(tmp_path, deadline_seconds=0.3) as opened:
+        reasons = []
+        for i in range(module.DEAD_AFTER + 2):
+            site[f"/{i}"] = dripping(site, b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"x")
+            with pytest.raises(LinkError) as caught:
+                opened.fetch(site.url(f"/{i}"))
+            reasons.append(caught.value.reason)
+    assert reasons == ["deadline"] * module.DEAD_AFTER + ["host_unavailable"] * 2
+
+
 def test_fetch_host_that_does_not_exist_is_a_reason(tmp_path):
-    assert reason(tmp_path, "http://no-such-host.invalid/a") == "no_answer"
+    with fetcher(tmp_path) as opened, pytest.raises(LinkError) as caught:
+        opened.fetch("http://no-such-host.invalid/a")
+    assert caught.value.reason == "no_answer" and "Http(" not in caught.value.detail
 
 
 def test_fetch_rubbish_instead_of_http_is_a_reason(site, tmp_path):

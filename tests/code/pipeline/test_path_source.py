@@ -13,6 +13,7 @@ import tarfile
 import warnings
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -51,10 +52,14 @@ def fill(folder: Path, files: dict[str, bytes]) -> Path:
 
 def pack(project, origin: Path | str, **changes: object) -> tuple[dict[str, bytes], dict[str, str]]:
     """What ``pack`` makes of ``origin``: the files' bytes and the failures' reasons, by path."""
+    return brought(project, project.values(download_stage.PARAMS, download__source="path", download__path=str(origin), **changes))
+
+
+def brought(project, values: SimpleNamespace) -> tuple[dict[str, bytes], dict[str, str]]:
+    """The same for parameters that were read already."""
     out = project.root / "out"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    values = project.values(download_stage.PARAMS, download__source="path", download__path=str(origin), **changes)
     with RawWriter(out) as writer:
         path.pack(values, writer)
     found = {}
@@ -378,13 +383,14 @@ def test_pack_any_damage_is_refused_or_every_file_is_accounted_for(project, tmp_
     rng = np.random.default_rng(0)
     origin = packed(fill(tmp_path / "photos", {f"{i}.png": rng.bytes(300) for i in range(4)}), kind)
     good, refusals = origin.read_bytes(), 0
+    values = project.values(download_stage.PARAMS, download__source="path", download__path=str(origin))
     for _ in range(120):
         data = bytearray(good)
         for place in rng.integers(0, len(data), 2):
             data[place] = rng.choice((0, 255, rng.integers(0, 256)))
         origin.write_bytes(data[: rng.integers(0, len(data))] if rng.random() < 0.1 else data)
         try:
-            found, failed = pack(project, origin)
+            found, failed = brought(project, values)
             assert len(found) + len(failed) == 4
         except BadDataError:
             refusals += 1

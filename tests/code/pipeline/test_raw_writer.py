@@ -71,5 +71,5 @@ def test_writer_without_any_file_leaves_readable_tables(tmp_path):
 def test_names_of_any_kind_come_back_from_both_tables(tmp_path, name):
     with RawWriter(tmp_path) as writer:
         writer.add(name, b"1")
-        writer.fail(name, "link", "")
+        writer.fail(name, "link", f"about {name}")
     assert read_files(tmp_path).to_pylist()[0]["path"] == read_failures(tmp_path)[0][0] == raw.safe_name(name)
