@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.decode import RejectedError, Rules, decode
 from pipeline.measures import Filters, luminance, measure, reasons
 
-BLOCK_FILES, BLOCK_BYTES = 256, 32 * 2**20  # at most, of files and of their pixels
+BLOCK_FILES, BLOCK_BYTES = 1024, 32 * 2**20  # at most, of files and of their pixels
 MAX_FILE_BYTES = 512 * 2**20
 IN_FLIGHT = 2  # blocks per processor of the cluster that are under way or wait to be taken
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
-LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow's mode L
+from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -24,12 +23,16 @@ class Filters:
 
 
 def luminance(pixels_NHWC: np.ndarray, mode: str) -> np.ndarray:
-    """float32 (N, H, W) in levels [0, 255]; of HSV its value."""
+    """float32 (N, H, W) in levels [0, 255], of colour as Pillow's mode L (ITU-R BT.601), of HSV its value."""
     if mode == "L":
         return pixels_NHWC[..., 0].astype(np.float32)
     if mode == "HSV":
         return pixels_NHWC[..., 2].astype(np.float32)
-    return pixels_NHWC[..., :3].astype(np.float32) @ LUMINANCE
+    count, height, width, _ = pixels_NHWC.shape
+    if not count:
+        return np.zeros((0, height, width), np.float32)
+    tall = Image.fromarray(np.ascontiguousarray(pixels_NHWC).reshape(count * height, width, -1))
+    return np.asarray(tall.convert("L"), np.float32).reshape(count, height, width)
 
 
 def measure(light_NHW: np.ndarray) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -21,8 +22,8 @@ class ShardWriter:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory, self.image_shape, self.shard_images = directory, image_shape, shard_images
         self.count = 0
-        self._pending: list[np.ndarray] = []
-        self._waiting = 0  # images in _pending
+        self._stream: IO[bytes] | None = None  # of the shard that is being filled
+        self._in_shard = 0
 
     def add(self, image_HWC: np.ndarray) -> tuple[str, int]:
         """Append one uint8 (H, W, C) image; returns (shard file name, row in it)."""
@@ -36,28 +37,32 @@ class ShardWriter:
         shards, rows = np.divmod(np.arange(self.count, self.count + len(images_NHWC)), self.shard_images)
         start = 0
         while start < len(images_NHWC):
-            part = images_NHWC[start : start + self.shard_images - self._waiting]
-            self._pending.append(part)
-            self._waiting += len(part)
+            if self._stream is None:
+                self._stream = (self.directory / SHARD_NAME.format(self.count // self.shard_images)).open("wb")
+                self._write_header()
+            part = np.ascontiguousarray(images_NHWC[start : start + self.shard_images - self._in_shard])
+            self._stream.write(memoryview(part).cast("B"))
+            self._in_shard += len(part)
             self.count += len(part)
             start += len(part)
-            if self._waiting == self.shard_images:
-                self._flush()
+            if self._in_shard == self.shard_images:
+                self.close()
         return [SHARD_NAME.format(shard) for shard in shards], rows
 
-    def _flush(self) -> None:
-        shard = (self.count - 1) // self.shard_images
-        array = np.concatenate(self._pending)
+    def _write_header(self) -> None:
+        """Of a shard of ``_in_shard`` images: numpy pads it, so that a larger number needs no more room."""
+        assert self._stream is not None
+        header = {"descr": "|u1", "fortran_order": False, "shape": (self._in_shard, *self.image_shape)}
         # Not np.save: on a full disk it raises an OSError that does not say so.
-        with (self.directory / SHARD_NAME.format(shard)).open("wb") as stream:
-            np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
-            stream.write(memoryview(array).cast("B"))
-        self._pending, self._waiting = [], 0
+        np.lib.format.write_array_header_1_0(self._stream, header)
 
     def close(self) -> None:
-        """Write the last, shorter shard."""
-        if self._pending:
-            self._flush()
+        """Finish the shard that is being filled, if there is one."""
+        if self._stream is not None:
+            self._stream.seek(0)
+            self._write_header()
+            self._stream.close()
+            self._stream, self._in_shard = None, 0
 
 
 class ImageShards:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -76,6 +77,7 @@ def good() -> dict[bytes, bytes]:
         b"-rf.png": saved(rgb(13), "PNG"),
         b"quote'\"s.png": saved(rgb(14), "PNG"),
         b"new\nline.png": saved(rgb(15), "PNG"),
+        b"carriage\rreturn.png": saved(rgb(150), "PNG"),
         b"caf\xe9-\xff.png": saved(rgb(16), "PNG"),
         b"n" * 251 + b".png": saved(rgb(17), "PNG"),
         "Gr\u00fc\u00dfe \u65e5\u672c.png".encode(): saved(rgb(18), "PNG"),
@@ -108,6 +110,7 @@ def bad() -> dict[bytes, tuple[bytes, str]]:
         b"vector.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not_an_image"),
         b"archive.png": (b"PK\x03\x04" + bytes(100), "not_an_image"),
         b"zeros.jpg": (bytes(5000), "not_an_image"),
+        b"bad\rreturn.jpg": (b"text", "not_an_image"),
         b"head.jpg": (b"\xff\xd8\xff\xe0" + bytes(40), "not_an_image"),
     }
 
@@ -143,7 +146,8 @@ def test_every_odd_file_of_a_folder_is_accounted_for(project, tmp_path):
     download(values, project.paths)
     preprocess(project.values(PARAMS, **LIMITS), project.paths)
     index = pd.read_parquet(project.paths.processed / INDEX)
-    rejected = pd.read_csv(project.paths.processed / REJECTED, keep_default_na=False)
+    with (project.paths.processed / REJECTED).open(encoding="utf-8", newline="") as stream:
+        rejected = pd.DataFrame(list(csv.DictReader(stream)))
     assert set(index["path"]) == {shown(name) for name in images}
     assert dict(zip(rejected["path"], rejected["reason"], strict=True)) == {shown(n): reason for n, reason in failures.items()}
     assert set(pd.read_csv(project.paths.processed / SKIPPED)["path"]) == {shown(name) for name in skipped}
