@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
+import sys
 import warnings
 import zipfile
 from collections import deque
@@ -58,6 +60,22 @@ class Block:
     refused_pixels: dict[int, np.ndarray] = field(default_factory=dict)  # of rejected files that could be decoded
 
 
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Python's warnings and what C libraries (libtiff) write to standard error by themselves: the answer says what matters."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 @functools.lru_cache(maxsize=2)
 def _opened(path: Path, _changed: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
@@ -70,8 +88,7 @@ def decode_block(task: Task, rules: Rules, filters: Filters) -> Block:
     strip = Image.new(rules.mode, (rules.width, rules.height * len(task.names)))
     facts: list[tuple[int, int, int, str]] = []
     rejected: list[tuple[int, str, str]] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata: the answer says what matters
+    with _silent():
         for number, name in zip(task.numbers, task.names, strict=True):
             try:
                 if archive.getinfo(name).file_size > MAX_FILE_BYTES:
