@@ -94,11 +94,12 @@ def _split(found: pa.Table, group: np.ndarray, section: SimpleNamespace, fates: 
     chosen = assign(
         found["sha256"].to_pylist(), found["official"].to_pylist(), group, section.val_fraction, section.test_fraction
     )
-    split, left_out, named = chosen
+    split, left_out, names = chosen
+    named = found["sha256"].take(pa.array(names))
     for i in np.flatnonzero(left_out):
-        detail = f"shows what {named[i][:12]} shows, which lies in another split"
+        detail = f"shows what {named[int(i)].as_py()[:12]} shows, which lies in another split"
         fates.skip(found["path"][int(i)].as_py(), "duplicate_across_splits", detail)
-    found = found.append_column("split", pa.array(split)).append_column("group", pa.array(named))
+    found = found.append_column("split", pa.array(split)).append_column("group", named)
     return found.filter(pa.array(~left_out))
 
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.fates import Fates
 from pipeline.paths import METRICS
@@ -42,12 +42,16 @@ def _sizes(index: pa.Table) -> dict[str, int]:
     return {f"{rule}_{name}_pixels": int(function(side)) for name, side in sides.items() for rule, function in rules.items()}
 
 
+def _counts(column: pa.ChunkedArray) -> dict[str, int]:
+    """How often each value stands in a column, in the order of the values."""
+    counts = column.value_counts()
+    return dict(sorted(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
+
+
 def metrics(index: pa.Table, fates: Fates, directory: Path) -> dict[str, Any]:
     """The numbers; accepted + rejected + skipped = seen, and an error of ours where that does not hold."""
-    groups = Counter(index["group"].to_pylist())
-    digests = index["sha256"].to_pylist()
-    splits = Counter(index["split"].to_pylist())
-    exact = len(digests) - len(set(digests))
+    in_group = index["group"].value_counts().field("counts").to_numpy()
+    splits = _counts(index["split"])
     return {
         "seen": len(index) + len(fates.rejected) + len(fates.skipped),
         "accepted": len(index),
@@ -55,20 +59,20 @@ def metrics(index: pa.Table, fates: Fates, directory: Path) -> dict[str, Any]:
         "skipped": len(fates.skipped),
         "rejected_for": fates.reasons(),
         "skipped_for": dict(sorted(Counter(reason for _, reason, _ in fates.skipped).items())),
-        "exact_duplicates": exact,
-        "duplicate_groups": sum(count > 1 for count in groups.values()),
-        "images_in_duplicate_groups": sum(count for count in groups.values() if count > 1),
-        "labels": len(set(index["label"].to_pylist()) - {""}),
-        "modes": dict(sorted(Counter(index["mode"].to_pylist()).items())),
+        "exact_duplicates": len(index) - pc.count_distinct(index["sha256"]).as_py(),
+        "duplicate_groups": int((in_group > 1).sum()),
+        "images_in_duplicate_groups": int(in_group[in_group > 1].sum()),
+        "labels": len(_counts(index["label"]).keys() - {""}),
+        "modes": _counts(index["mode"]),
         "sizes": _sizes(index),
         "training_channels": _channels(ImageShards(directory / "train")),
-        **{f"{split}_images": splits[split] for split in SPLITS},
+        **{f"{split}_images": splits.get(split, 0) for split in SPLITS},
     }
 
 
 def _duplicate_sheet(index: pa.Table, directory: Path) -> np.ndarray | None:
     """A row of up to GROUP_IMAGES members for each of some groups, spread over all of them."""
-    names = index["group"].to_numpy(zero_copy_only=False)
+    names = index["group"].combine_chunks().dictionary_encode().indices.to_numpy()
     order = np.argsort(names, kind="stable")
     starts = np.flatnonzero(np.r_[True, names[order][1:] != names[order][:-1]])
     sizes = np.diff(np.r_[starts, len(order)])
@@ -96,8 +100,8 @@ def write(report: Path, directory: Path, index: pa.Table, fates: Fates, section:
         draw_labelled([], mode, report / "duplicates.png", "no duplicates were found")
     else:
         save_png(grid(sheet, columns=4 * GROUP_IMAGES, mode=mode), report / "duplicates.png")
-    table = pd.DataFrame({"label": index["label"].to_pylist(), "split": index["split"].to_pylist()})
-    classes = table.value_counts().rename("images").reset_index().sort_values(["label", "split"])
+    classes = index.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pandas()
+    classes = classes.rename(columns={"count_all": "images"}).sort_values(["label", "split"])
     classes.to_csv(report / "classes.csv", index=False)
     draw_classes(classes, report / "classes.png")
     sides = index.select(["width", "height"]).to_pandas()

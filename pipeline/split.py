@@ -49,7 +49,7 @@ def place(sha256: str) -> float:
 def assign(
     sha256: Sequence[str], official: Sequence[str], group: np.ndarray, val_fraction: float, test_fraction: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each image its split, whether it is left out, and the hash that names its group.
+    """For each image its split, whether it is left out, and the number of the image whose hash names its group.
 
     An image's split is the official one, or follows from its own hash alone: nothing that is added ever moves it. A split
     that the input brings itself gets nothing else. Where a group (``group``: equal numbers) has members in several splits,
@@ -66,7 +66,7 @@ def assign(
         return "val" if "val" not in brought and 1 - at <= val_fraction else "train"
 
     split = np.array([own(name, place(digest)) for digest, name in zip(sha256, official, strict=True)], dtype="U5")
-    hashes, names = np.asarray(sha256), np.asarray(official)
+    hashes, names = np.asarray(sha256, dtype="S64"), np.asarray(official)
     # The first of each group in this order leads it: official test, official val, then the smallest hash.
     rank = np.where(names == "test", 0, np.where(names == "val", 1, 2))
     order = np.lexsort((hashes, rank, group))
@@ -77,4 +77,4 @@ def assign(
     smallest = np.lexsort((hashes, group))
     named = np.empty(len(order), np.int64)
     named[smallest] = smallest[np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))]
-    return split, split != split[leader], hashes[named]
+    return split, split != split[leader], named
