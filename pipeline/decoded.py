@@ -24,7 +24,7 @@ from vae.data import ImageShards, ShardWriter
 # Ray takes some seconds to start; below this estimate of the work for one processor it costs more than it saves.
 RAY_FROM_SECONDS, FILES_PER_SECOND, BYTES_PER_SECOND = 20.0, 10_000, 50e6
 SHARD_IMAGES = 4096  # of the temporary shards
-MEASURES = ("brightness", "deviation", "sharpness")
+MEASURES = ("brightness", "deviation", "sharpness", "perceptual_hash")
 FACTS = ("sha256", "width", "height", "mode", *MEASURES)  # what decoding finds out about a picture
 log = logging.getLogger("pipeline.preprocess")
 
@@ -79,7 +79,7 @@ def _decode_new(
 
 def _no_facts() -> pa.Table:
     kinds = {"number": pa.int64(), "sha256": pa.string(), "width": pa.int64(), "height": pa.int64(), "mode": pa.string()}
-    kinds |= dict.fromkeys(MEASURES, pa.float32())
+    kinds |= dict.fromkeys(MEASURES, pa.float32()) | {"perceptual_hash": pa.uint64()}
     return pa.schema(list(kinds.items())).empty_table()
 
 

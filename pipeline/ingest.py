@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.decode import RejectedError, Rules, decode
+from pipeline.duplicates import perceptual_hash
 from pipeline.measures import Filters, luminance, measure, reasons
 
 BLOCK_FILES, BLOCK_BYTES = 1024, 32 * 2**20  # at most, of files and of their pixels
@@ -108,8 +109,10 @@ def decode_block(task: Task, rules: Rules, filters: Filters) -> Block:
             strip.paste(image, (0, rules.height * len(facts)))
             facts.append((number, width, height, mode))
     pixels = np.asarray(strip).reshape(-1, *rules.shape)[: len(facts)]
-    measures = measure(luminance(pixels, rules.mode)) if facts else {}
+    light = luminance(pixels, rules.mode)
+    measures = measure(light) if facts else {}
     verdicts = reasons(measures, filters) if facts else []
+    measures |= {"perceptual_hash": perceptual_hash(light)}
     kept = np.array([not reason for reason, _ in verdicts], bool)
     refused_pixels = {}
     for i in np.flatnonzero(~kept):

@@ -17,10 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import preprocess_report, previous, stage
-from pipeline.console import progress
 from pipeline.decode import Rules
 from pipeline.decoded import decoded
-from pipeline.duplicates import groups, near_pairs, perceptual_hash
+from pipeline.duplicates import groups, near_pairs
 from pipeline.errors import BadDataError
 from pipeline.fates import LABEL_MISSING, Fates
 from pipeline.measures import Filters, luminance
@@ -80,12 +79,13 @@ def _grouped(found: pa.Table, images: ImageShards, mode: str, near: bool) -> np.
     equal = np.flatnonzero(digests[order][1:] == digests[order][:-1])
     pairs = [np.stack([order[equal], order[equal + 1]], 1)]
     if near:
-        light = lambda rows: luminance(images.gather(places[rows]), mode)  # noqa: E731
-        starts = range(0, len(places), GATHERED_IMAGES)
-        hashes = [
-            perceptual_hash(light(slice(s, s + GATHERED_IMAGES))) for s in progress(starts, len(starts), "blocks", "comparing")
-        ]
-        pairs.append(near_pairs(np.concatenate(hashes), light))
+
+        def light(rows: np.ndarray) -> np.ndarray:
+            pixels = images.gather(places[rows])
+            images.forget()
+            return luminance(pixels, mode)
+
+        pairs.append(near_pairs(found["perceptual_hash"].to_numpy(), light))
     return groups(len(digests), np.concatenate(pairs))
 
 
@@ -128,6 +128,7 @@ def _pack(found: pa.Table, images: ImageShards, directory: Path, shard_images: i
         names, rows = [], [np.zeros(0, np.int64)]
         for start in range(0, len(places), GATHERED_IMAGES):
             name, row = writer.add_all(images.gather(places[start : start + GATHERED_IMAGES]))
+            images.forget()
             names += name
             rows.append(row)
         writer.close()

@@ -30,6 +30,7 @@ def _channels(images: ImageShards) -> dict[str, list[float]]:
         block = images.slice(start, start + BLOCK_IMAGES).reshape(-1, images.image_shape[2])
         total = total + block.sum(0, dtype=np.int64)
         squares = squares + np.einsum("nc,nc->c", block, block, dtype=np.int64)
+        images.forget()
     count = len(images) * images.image_shape[0] * images.image_shape[1]
     mean = total / count
     spread = np.sqrt(np.maximum(squares / count - mean**2, 0))

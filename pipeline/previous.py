@@ -30,7 +30,7 @@ from vae.files import DamagedError, read_manifest, sha256_file
 
 KEY = "decoded-by"
 FOLDER = "preprocessed"
-CODE = ("decode.py", "measures.py")  # what decides the pixels of a file, beside the rules and the libraries
+CODE = ("decode.py", "measures.py", "duplicates.py")  # what decides the pixels of a file, beside the rules and the libraries
 log = logging.getLogger("pipeline.preprocess")
 
 

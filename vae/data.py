@@ -6,6 +6,7 @@ a function of (seed, epoch) alone. A batch is a slice of the stream, so no batch
 
 from __future__ import annotations
 
+import mmap
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
@@ -91,6 +92,16 @@ class ImageShards:
             start = self._ends[shard - 1] if shard else 0
             out[here] = self._shards[shard][indices[here] - start]
         return out
+
+    def forget(self) -> None:
+        """Give back the memory of the pages that were read; what is asked for again is read again.
+
+        For one pass over a large set: mapped pages count as this process's memory until somebody else needs it.
+        """
+        for shard in self._shards:
+            mapped = getattr(shard, "_mmap", None)  # none for an empty shard
+            if mapped is not None and hasattr(mapped, "madvise"):
+                mapped.madvise(mmap.MADV_DONTNEED)
 
     def slice(self, start: int, stop: int) -> np.ndarray:
         """Images start..stop (clipped to the end) in stored order."""

@@ -85,7 +85,7 @@ def test_preprocess_index_has_the_columns_of_the_contract(project, mixed):
     preprocess(project.values(PARAMS, **SMALL), project.paths)
     index = pd.read_parquet(project.paths.processed / INDEX)
     contract = {"shard", "row", "path", "label", "sha256", "width", "height", "mode", "split", "group", "source_sha256"}
-    assert set(index) == contract | {"official", "brightness", "deviation", "sharpness"}
+    assert set(index) == contract | {"official", "brightness", "deviation", "sharpness", "perceptual_hash"}
     one = index.set_index("path").loc["b/003.png"]
     assert (one["width"], one["height"], one["mode"]) == (11, 11, "L")
 
