@@ -67,7 +67,8 @@ def _decode_new(
                 "height": block.heights,
                 "mode": block.modes,
             }
-            measured = {name: block.measures[name] for name in MEASURES} if block.numbers else {}
+            # Copies: an arrow array would share the memory of Ray's store, and keep the whole block in it.
+            measured = {name: block.measures[name].copy() for name in MEASURES} if block.numbers else {}
             if block.numbers:
                 parts.append(pa.table({name: pa.array(column) for name, column in (columns | measured).items()}))
             for number, reason, detail in block.rejected:
