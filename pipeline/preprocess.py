@@ -159,10 +159,13 @@ def preprocess(values: SimpleNamespace, paths: Paths) -> None:
             _check(found, fates)
         assert images is not None
         found = _named(found, raw, section, fates)
+        del raw  # of a million files, a few hundred MB each: these tables go when their work is done
         if len(found):
             found = _split(found, _grouped(found, images, base.mode, section.duplicates == "near"), section, fates)
         _check(found, fates)
         index = _pack(found, images, directory, section.shard_images)
+        del found
+        pa.default_memory_pool().release_unused()
         pq.write_table(index, directory / INDEX)
         fates.write(directory)
         labels = sorted(set(index["label"].to_pylist()) - {""})
