@@ -24,7 +24,7 @@ from vae.augment import COLOUR_ONLY, OPERATIONS, alone, augmented, image_keys, p
 from vae.config import AugmentConfig
 from vae.data import ImageShards, ShardWriter
 from vae.files import canonical_json, read_manifest, replaced_directory, write_manifest, write_text
-from vae.images import save_png
+from vae.pictures import save_png
 
 PARAMS = ("base.seed", "augment")
 SHARD_IMAGES = 8192

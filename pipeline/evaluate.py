@@ -23,10 +23,11 @@ from vae.artefact import Generator, load_artefact
 from vae.data import ImageShards
 from vae.extractor import Extractor, load_extractor
 from vae.files import MANIFEST, canonical_json, read_json, read_manifest, replaced_directory, sha256_file, write_text
-from vae.images import grid, save_png, to_model_range
+from vae.images import to_model_range
 from vae.metrics.bounds import bits_per_dim, importance_weighted_nll
 from vae.metrics.frechet import TooFewSamplesError, frechet_distance, moments
 from vae.metrics.terms import active_units, mutual_information_gap, psnr_db
+from vae.pictures import grid, save_png
 from vae.validation import bound
 
 PARAMS = ("base.seed", "evaluate")

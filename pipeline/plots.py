@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from vae.images import shown
+from vae.pictures import shown
 
 INK, ACCENT = "#333333", "#c0392b"
 

@@ -12,7 +12,7 @@ from pipeline.paths import Paths
 from pipeline.registry import CHAMPION, Registry
 from pipeline.stage import guarded
 from pipeline.tracking import Tracker
-from vae.images import grid, save_png
+from vae.pictures import grid, save_png
 
 OUTPUT = "champion.png"
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vae.images import grid, save_png, to_model_range, to_uint8
+from vae.images import to_model_range, to_uint8
+from vae.pictures import grid, save_png
 
 
 def every_level() -> torch.Tensor:

@@ -1,0 +1,40 @@
+"""Images to be looked at: as a screen shows them, in grids, as PNG. No torch here: stages that only look start at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def shown(images_NHWC: np.ndarray, mode: str) -> np.ndarray:
+    """uint8 images as a screen shows them: HSV as RGB, RGBA on white; the others as they are."""
+    if mode not in ("HSV", "RGBA"):
+        return images_NHWC
+    n, h, w, c = images_NHWC.shape
+    tall = images_NHWC.reshape(n * h, w, c)
+    if mode == "HSV":
+        picture = Image.frombytes("HSV", (w, n * h), tall.tobytes()).convert("RGB")
+    else:
+        picture = Image.alpha_composite(Image.new("RGBA", (w, n * h), "white"), Image.fromarray(tall)).convert("RGB")
+    return np.asarray(picture).reshape(n, h, w, 3)
+
+
+def grid(images_NHWC: np.ndarray, columns: int, zoom: int = 2, gap_pixels: int = 2, mode: str = "") -> Image.Image:
+    """uint8 (N, H, W, C) tiled row by row into one picture, each pixel ``zoom`` wide, on white; HSV and RGBA need their ``mode``."""
+    images_NHWC = shown(images_NHWC, mode)
+    n, h, w, c = images_NHWC.shape
+    rows = -(-n // columns)
+    canvas = np.full((rows * (h + gap_pixels) + gap_pixels, columns * (w + gap_pixels) + gap_pixels, c), 255, np.uint8)
+    for i, image in enumerate(images_NHWC):
+        top, left = (i // columns) * (h + gap_pixels) + gap_pixels, (i % columns) * (w + gap_pixels) + gap_pixels
+        canvas[top : top + h, left : left + w] = image
+    picture = Image.fromarray(canvas[..., 0] if c == 1 else canvas)
+    return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
+    """Write a PNG without time stamps: the same pixels give the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, format="PNG", optimize=False)
