@@ -9,6 +9,7 @@ groups found among real training images. Everything is generated here but the re
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import logging
@@ -148,7 +149,7 @@ def _tiny(count: int, side: int, form: str, **options: object) -> Iterator[tuple
 
 
 class _Peak:
-    """The largest memory (proportional set size, so that shared pages count once) of a process and all that it starts."""
+    """The largest resident memory of a process, and of it and all that it starts (there shared pages count once)."""
 
     def __init__(self, pid: int) -> None:
         self.own_bytes = self.tree_bytes = 0
@@ -157,16 +158,17 @@ class _Peak:
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._done.wait(0.5):
+        while not self._done.wait(0.2):
             total = 0
             for process in [self._process, *self._process.children(recursive=True)]:
                 try:
-                    size = process.memory_full_info().pss
+                    total += process.memory_full_info().pss
                 except psutil.Error:
                     continue
-                total += size
-                if process.pid == self._process.pid:
-                    self.own_bytes = max(self.own_bytes, size)
+            with contextlib.suppress(OSError, StopIteration):  # the kernel's own mark, not what wait() says: that is inherited
+                lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
+                mark = next(line for line in lines if line.startswith("VmHWM"))
+                self.own_bytes = max(self.own_bytes, 1024 * int(mark.split()[1]))
             self.tree_bytes = max(self.tree_bytes, total)
 
     def close(self) -> None:
@@ -181,8 +183,7 @@ def _stage(name: str, root: Path) -> dict[str, float]:
         [sys.executable, "-m", f"pipeline.{name}"], cwd=root, env=environment, stderr=subprocess.DEVNULL
     ) as process:
         peak = _Peak(process.pid)
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        process.wait()
     seconds = time.perf_counter() - started
     peak.close()
     if process.returncode:
@@ -190,7 +191,7 @@ def _stage(name: str, root: Path) -> dict[str, float]:
     mib = 2**20
     return {
         "seconds": round(seconds, 1),
-        "peak_mib": round(used.ru_maxrss * 1024 / mib),
+        "peak_mib": round(peak.own_bytes / mib),
         "peak_mib_with_ray": round(peak.tree_bytes / mib),
     }
 

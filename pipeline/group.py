@@ -14,12 +14,15 @@ from typing import Any
 from safetensors.torch import save_file
 
 from pipeline.cluster import Profile
-from pipeline.errors import TrainingFailedError
+from pipeline.errors import BadConfigError, TrainingFailedError
+from pipeline.failures import Failures
 from pipeline.job import STOP_FILE, Job, execute, failure
 from pipeline.spool import SpoolReader
 from vae.distributed import rank
+from vae.errors import StepError
 
 POLL_SECONDS = 0.2
+HUNG_SECONDS = 90  # a rank that the others wait for so long counts as lost
 log = logging.getLogger("pipeline.group")
 
 
@@ -28,9 +31,14 @@ def _worker(config: dict[str, Any]) -> dict[str, str]:
     import ray.train
 
     job = Job.from_dict(config["job"])
+    failures = Failures(job.state)
+    if verdict := failures.verdict():
+        return {"outcome": "failed", "message": verdict}
     try:
         fitted = execute(job, after_report=lambda record: ray.train.report({"step": record["step"]}))
     except Exception as error:
+        if isinstance(error, StepError):
+            failures.note(rank(), error)
         return failure(error)
     if rank() == 0:
         beside = job.weights.with_suffix(".part")
@@ -95,6 +103,7 @@ def run_group(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     (job.state / STOP_FILE).unlink(missing_ok=True)
+    Failures(job.state).clear()
     storage = job.state / "ray"  # Ray's own bookkeeping of this attempt; our checkpoints are the truth
     shutil.rmtree(storage, ignore_errors=True)
     resources = {"CPU": float(profile.cpus_per_worker)} | (
@@ -103,7 +112,7 @@ def run_group(
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job.to_dict()},
-        torch_config=TorchConfig(backend="nccl" if profile.gpus_per_worker else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if profile.gpus_per_worker else "gloo", timeout_s=HUNG_SECONDS),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=profile.gpus_per_worker > 0, resources_per_worker=resources
         ),
@@ -133,6 +142,8 @@ def run_group(
 
             raise Terminated
         raise KeyboardInterrupt
+    if outcome["outcome"] == "refused":
+        raise BadConfigError(outcome["message"])
     if outcome["outcome"] == "failed":
         raise TrainingFailedError(outcome["message"])
     return outcome

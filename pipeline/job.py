@@ -23,12 +23,13 @@ from vae.augment import OnTheFly, image_keys
 from vae.config import AugmentConfig, FitConfig, ModelConfig
 from vae.data import ImageShards
 from vae.distributed import rank
+from vae.errors import NonFiniteError, ResumeRefusedError, StoppedError
 from vae.extractor import load_extractor
 from vae.files import canonical_json, sha256_file
 from vae.images import to_uint8
 from vae.metrics.frechet import Moments, frechet_distance, moments
 from vae.samplers import fit_prior
-from vae.trainer import Fitted, NonFiniteError, StoppedError, fit
+from vae.trainer import Fitted, fit
 
 STOP_FILE = "stop"
 SCORE_BATCH = 256
@@ -44,6 +45,7 @@ class Job:
     val_directory: str
     state_directory: str  # checkpoints/, spool.jsonl, the final weights, stop
     threads: int
+    identity: dict[str, Any]  # what else makes this training the one that it is: hashes of data and code
     augment: dict[str, Any] | None = None  # on the fly: policy, index (of the training images), mode
     score: dict[str, Any] | None = None  # FCD of every report: extractor, reference, samples, prior, components, seed
 
@@ -74,9 +76,14 @@ def code_hash() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def fingerprint(model: ModelConfig, config: FitConfig, data: dict[str, str], extra: dict[str, Any]) -> str:
-    """A short name for exactly this training: configuration, hashes of its data, code, and whatever else decides its result."""
-    described = {"model": asdict(model), "fit": asdict(config), "data": data, "code": code_hash(), "extra": extra}
+def identity(data: dict[str, str], augment: dict[str, Any] | None, **extra: Any) -> dict[str, Any]:
+    """Hashes of data and code, the policy that is applied on the fly, and whatever else decides a training's result."""
+    return {"data": data, "code": code_hash(), "augment": augment["policy"] if augment else {}, **extra}
+
+
+def fingerprint(model: ModelConfig, config: FitConfig, facts: dict[str, Any]) -> str:
+    """A short name for exactly this training."""
+    described = {"model": asdict(model), "fit": asdict(config), **facts}
     return hashlib.sha256(canonical_json(described).encode()).hexdigest()[:16]
 
 
@@ -152,6 +159,7 @@ def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda 
         ImageShards(Path(job.val_directory)),
         augment=_on_the_fly(job.augment) if job.augment else None,
         checkpoints=job.state / "checkpoints",
+        identity=job.identity,
         on_report=on_report,
         should_stop=(job.state / STOP_FILE).exists,
     )
@@ -161,6 +169,8 @@ def failure(error: Exception) -> dict[str, str]:
     """An expected end of a job as data, so that Ray does not restart what would only fail again; others are raised."""
     if isinstance(error, StoppedError):
         return {"outcome": "stopped", "message": str(error)}
+    if isinstance(error, ResumeRefusedError):
+        return {"outcome": "refused", "message": str(error)}
     if isinstance(error, NonFiniteError | ValueError):
         return {"outcome": "failed", "message": str(error)}
     raise error

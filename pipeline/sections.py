@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from vae.config import AugmentConfig, FitConfig, ModelConfig, field
+from vae.config import AugmentConfig, FitConfig, ModelConfig, Recipe, field
 
 
 def image_shape(image_size: int | tuple[int, int], mode: str) -> tuple[int, int, int]:
@@ -135,22 +135,13 @@ class Extractor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
+class Fit(Recipe):
     """What a training is, but for what tune searches: read by tune and train alike, so both run the same thing."""
 
     model: str
     widths: tuple[int, ...] = field(low=1, high=4096)
     hidden_units: int = field(low=1, high=65536)
     likelihood: str
-    global_batch_size: int = field(low=1, high=2**20)
-    learning_rate: float = field(above=0, high=1)
-    warmup_images: int = field(low=0)
-    weight_decay: float = field(low=0, high=10)
-    clip_norm: float = field(above=0)
-    ema_decay: float = field(low=0, high=0.999999)
-    precision: str = field(choices=("float32", "bfloat16"))
-    beta_start: float = field(above=0, high=1e4)
-    beta_anneal_share: float = field(low=0, high=1)
     prior: str = field(choices=("normal", "mixture"))
     mixture_components: int = field(low=1, high=4096)
 
@@ -165,8 +156,7 @@ class Fit:
         )
 
     def fit_config(self, **rest: Any) -> FitConfig:
-        own = {f.name for f in fields(FitConfig)} & {f.name for f in fields(self)}
-        return FitConfig(**{name: getattr(self, name) for name in own}, **rest)
+        return FitConfig(**{f.name: getattr(self, f.name) for f in fields(Recipe)}, **rest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +195,8 @@ class Train:
     total_images: int = field(low=1)
     validate_every_images: int = field(low=1)
     checkpoint_every_images: int = field(low=1)
+    keep_checkpoints: int = field(low=1, high=1000)
+    patience_reports: int = field(low=0)
     max_failures: int = field(low=0, high=100)
 
 

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -102,11 +103,18 @@ def guarded(name: str, work: Callable[[], None], debug: bool, record: Path | Non
     return 0
 
 
-def main(name: str, keys: tuple[str, ...], function: StageFunction, description: str) -> NoReturn:
-    """Entry point of ``python -m pipeline.<name>``: no hyperparameter comes in here but through params.yaml."""
+def main(name: str, keys: tuple[str, ...], function: StageFunction, description: str, resumable: bool = False) -> NoReturn:
+    """Entry point of ``python -m pipeline.<name>``: no hyperparameter comes in here but through params.yaml.
+
+    A ``resumable`` stage keeps what it has done in ``.work/<name>``, and forgets it with ``--fresh`` or VAELINE_FRESH=1.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m pipeline.{name}", description=description)
     parser.add_argument("--debug", action="store_true", help="show tracebacks and the libraries' own messages")
-    debug = parser.parse_args().debug or os.environ.get("VAELINE_DEBUG") == "1"
+    if resumable:
+        parser.add_argument("--fresh", action="store_true", help="forget an unfinished run and start anew")
+    arguments = parser.parse_args()
+    debug = arguments.debug or os.environ.get("VAELINE_DEBUG") == "1"
+    fresh = resumable and (arguments.fresh or os.environ.get("VAELINE_FRESH") == "1")
     set_up_logging(name, debug)
     signal.signal(signal.SIGTERM, _on_sigterm)
     die_with_parent()
@@ -116,6 +124,8 @@ def main(name: str, keys: tuple[str, ...], function: StageFunction, description:
         started = time.monotonic()
         values = params.load(paths.params, keys)
         held = lock(name, paths)
+        if fresh:
+            shutil.rmtree(paths.work / name, ignore_errors=True)
         function(values, paths)
         del held
         seconds = time.monotonic() - started

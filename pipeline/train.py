@@ -19,7 +19,7 @@ from pipeline import stage
 from pipeline.cluster import connected, load_profile
 from pipeline.console import Progress
 from pipeline.group import run_group
-from pipeline.job import Job, fingerprint, on_the_fly, training_directories
+from pipeline.job import Job, fingerprint, identity, on_the_fly, training_directories
 from pipeline.paths import BEST, METRICS, RUN, Paths
 from pipeline.plots import draw_curves
 from pipeline.spool import read
@@ -55,6 +55,8 @@ def configs(values: SimpleNamespace, paths: Paths) -> tuple[ModelConfig, FitConf
         total_images=values.train.total_images,
         validate_every_images=values.train.validate_every_images,
         checkpoint_every_images=values.train.checkpoint_every_images,
+        keep_checkpoints=values.train.keep_checkpoints,
+        patience_reports=values.train.patience_reports,
     )
     return model, fit
 
@@ -85,15 +87,16 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
     read_manifest(paths.augmented)
     data = {name: sha256_file(getattr(paths, name) / MANIFEST) for name in ("processed", "augmented")}
     augment = on_the_fly(values.augment, paths.processed, read_manifest(paths.processed, hashes=False)["mode"])
-    hardware = {"workers": profile.workers, "threads": profile.threads_per_worker}
-    key = fingerprint(model, fit, data, {**hardware, "augment": augment and augment["policy"]})
+    facts = identity(data, augment)
+    key = fingerprint(model, fit, facts)
     job = Job(
         model=model,
         fit=fit,
         train_directories=training_directories(paths.processed, paths.augmented),
         val_directory=str(paths.processed / "val"),
-        state_directory=str(paths.work / "train" / key),
+        state_directory=str(paths.work / "train"),
         threads=profile.threads_per_worker,
+        identity=facts,
         augment=augment,
     )
     tracker = Tracker(paths)
@@ -167,4 +170,4 @@ class Forwarder:
 
 
 if __name__ == "__main__":
-    stage.main("train", PARAMS, train, __doc__)
+    stage.main("train", PARAMS, train, __doc__, resumable=True)

@@ -22,7 +22,7 @@ from pipeline.cluster import Profile, connected, load_profile
 from pipeline.console import Progress
 from pipeline.errors import BadDataError, TrainingFailedError
 from pipeline.group import watched
-from pipeline.job import Job, fingerprint, on_the_fly, save_reference, training_directories
+from pipeline.job import Job, fingerprint, identity, on_the_fly, save_reference, training_directories
 from pipeline.paths import BEST, METRICS, Paths
 from pipeline.plots import draw_trials
 from pipeline.spool import read
@@ -53,14 +53,17 @@ def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
         total_images=every * reports,
         validate_every_images=every,
         checkpoint_every_images=every,
+        keep_checkpoints=2,
+        patience_reports=0,  # the scheduler stops trials
     )
     model = values.fit.model_config(tuple(facts["image_shape"]), section.latent_dim_min)
     data = {name: sha256_file(getattr(paths, name) / MANIFEST) for name in ("processed", "augmented", "extractor")}
     # The prior decides a trial's score: without it a search begun under another prior would replay that one's scores.
     prior = {"prior": values.fit.prior, "components": values.fit.mixture_components}
     augment = on_the_fly(values.augment, paths.processed, facts["mode"])
-    rest = {**prior, "threads": profile.threads_per_worker, "augment": augment and augment["policy"]}
-    key = fingerprint(model, fit, data, {**vars(section), **rest})
+    extra = {**prior, "search": vars(section), "threads": profile.threads_per_worker}
+    described = identity(data, augment, **extra)
+    key = fingerprint(model, fit, described)
     return Job(
         model=model,
         fit=fit,
@@ -68,6 +71,7 @@ def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
         val_directory=str(paths.processed / "val"),
         state_directory=str(paths.work / "tune" / key),
         threads=profile.threads_per_worker,
+        identity=described,
         augment=augment,
         score=_score(values, paths, paths.work / "tune" / key) if section.score == "fcd" else None,
     )
@@ -234,4 +238,4 @@ def tune(values: SimpleNamespace, paths: Paths) -> None:
 
 
 if __name__ == "__main__":
-    stage.main("tune", PARAMS, tune, __doc__)
+    stage.main("tune", PARAMS, tune, __doc__, resumable=True)

@@ -43,24 +43,54 @@ class ModelConfig:
     likelihood: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """One training: progress and periods are counted in images, so they survive a change of batch size or world size."""
+EXACTNESS = ("off", "run", "resume", "elastic")
 
-    seed: int = field(low=0, high=2**31 - 1)
-    beta: float = field(above=0, high=1e4)
-    beta_start: float = field(above=0, high=1e4)
-    beta_anneal_share: float = field(low=0, high=1)
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a training is done, whatever it is to reach: what a search and the final training share."""
+
     global_batch_size: int = field(low=1, high=2**20)
-    total_images: int = field(low=1)
     learning_rate: float = field(above=0, high=1)
     warmup_images: int = field(low=0)
     weight_decay: float = field(low=0, high=10)
     clip_norm: float = field(above=0)
     ema_decay: float = field(low=0, high=0.999999)
+    beta_start: float = field(above=0, high=1e4)
+    beta_anneal_share: float = field(low=0, high=1)
     precision: str = field(choices=("float32", "bfloat16"))
+    memory_format: str = field(choices=("channels_last", "contiguous"))
+    compile: bool
+    recompute: bool
+    micro_batch_size: int = field(low=0, high=2**20)
+    exactness: str = field(choices=EXACTNESS)
+    virtual_shards: int = field(low=1, high=4096)
+    skip_nonfinite_steps: int = field(low=0, high=10_000)
+
+    def problems(self) -> list[tuple[str, str]]:
+        if self.exactness != "elastic":
+            return []
+        found = []
+        if self.micro_batch_size:
+            found.append(("micro_batch_size", "must be 0 with exactness elastic, which cuts each batch into virtual_shards"))
+        if self.virtual_shards > self.global_batch_size:
+            found.append(
+                ("virtual_shards", f"{self.virtual_shards} are more than the {self.global_batch_size} images of a batch")
+            )
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig(Recipe):
+    """One training: progress and periods are counted in images, so they survive a change of batch size or world size."""
+
+    seed: int = field(low=0, high=2**31 - 1)
+    beta: float = field(above=0, high=1e4)
+    total_images: int = field(low=1)
     validate_every_images: int = field(low=1)
     checkpoint_every_images: int = field(low=1)
+    keep_checkpoints: int = field(low=1, high=1000)
+    patience_reports: int = field(low=0)
 
     @property
     def total_steps(self) -> int:

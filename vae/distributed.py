@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 
 def rank() -> int:
@@ -23,23 +24,19 @@ def default_device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def wrap(model: nn.Module) -> nn.Module:
-    """DistributedDataParallel where there are several ranks, else the model itself.
-
-    From three ranks up default DDP rebuilds its buckets after the first step, so that a resumed run would sum in another
-    order than the uninterrupted one; ``find_unused_parameters`` keeps the first buckets. Two summands have one order.
-    """
-    if world_size() == 1:
-        return model
-    return DistributedDataParallel(model, find_unused_parameters=world_size() > 2, gradient_as_bucket_view=True)
-
-
 def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum of ``values`` over all ranks, on every rank (a new tensor)."""
     total = values.clone()
     if world_size() > 1:
         dist.all_reduce(total)
     return total
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether any rank says so, on every rank."""
+    if world_size() == 1:
+        return flag
+    return bool(all_reduce_sum(torch.tensor(float(flag), device=device)) > 0)
 
 
 def from_rank_zero(value: int, device: torch.device) -> int:
@@ -49,6 +46,13 @@ def from_rank_zero(value: int, device: torch.device) -> int:
     shared = torch.tensor(value, device=device)
     dist.broadcast(shared, src=0)
     return int(shared)
+
+
+def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
+    """Rank 0's values into these tensors, on every rank."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
 
 def own_rows(count: int) -> slice:

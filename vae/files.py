@@ -82,12 +82,14 @@ def replaced_directory(final: Path) -> Iterator[Path]:
 
 
 def write_manifest(directory: Path, **facts: Any) -> str:
-    """Record size and sha256 of every file below ``directory`` (and ``facts``); returns the manifest's own sha256."""
+    """Record size and sha256 of every file below ``directory`` (and ``facts``, and its own); returns the sha256 of the manifest."""
     files = {}
     for path in sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST):
         files[path.relative_to(directory).as_posix()] = {"sha256": sha256_file(path), "size_bytes": path.stat().st_size}
         fsync_path(path)
-    write_text(directory / MANIFEST, canonical_json({"facts": facts, "files": files}))
+    content = {"facts": facts, "files": files}
+    own = hashlib.sha256(canonical_json(content).encode()).hexdigest()
+    write_text(directory / MANIFEST, canonical_json(content | {"sha256_of_the_rest": own}))
     return sha256_file(directory / MANIFEST)
 
 
@@ -96,11 +98,17 @@ def read_manifest(directory: Path, *, hashes: bool = True) -> dict[str, Any]:
     path = directory / MANIFEST
     remedy = f"remove {directory} and run `dvc repro` again"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        facts, files = manifest["facts"], manifest["files"]
+        text = path.read_text(encoding="utf-8")
+        manifest = json.loads(text)
+        facts, files, own = manifest["facts"], manifest["files"], manifest["sha256_of_the_rest"]
+        rest = canonical_json({"facts": facts, "files": files})
+        if canonical_json(manifest) != text or hashlib.sha256(rest.encode()).hexdigest() != own:
+            raise DamagedError(f"{path} differs from its own sha256: {remedy}")
         wanted = [(name, entry["size_bytes"], entry["sha256"]) for name, entry in files.items()]
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing: {remedy}") from None
+    except DamagedError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DamagedError(f"{path} cannot be read: {remedy}") from None
     for name, size_bytes, sha256 in wanted:

@@ -1,6 +1,7 @@
 """Checkpoints: directories that describe themselves, are written beside and renamed, and are trusted only after their hashes.
 
-Layout of ``step-00001234/``: model.safetensors, ema.safetensors, optimizer.pt (tensors only), state.json, MANIFEST.json.
+Layout of ``step-00001234/``: model.safetensors, ema.safetensors, optimizer.safetensors, state.json, MANIFEST.json. Beside them
+``identity.json``: which training this is.
 """
 
 from __future__ import annotations
@@ -8,18 +9,25 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from vae.files import DamagedError, canonical_json, read_manifest, replaced_directory, write_manifest, write_text
+from vae.errors import ResumeRefusedError
+from vae.files import DamagedError, canonical_json, read_json, read_manifest, replaced_directory, write_manifest, write_text
+from vae.numerics import check_identity
 from vae.optim import Ema
 
 log = logging.getLogger(__name__)
 PREFIX = "step-"
+IDENTITY = "identity.json"
+Tensors = dict[str, Tensor]
 
 
 @dataclass
@@ -27,12 +35,44 @@ class Progress:
     """What a run knows beside its tensors. All randomness follows from ``step``.
 
     ``sums`` are the training terms since the last report, over all ranks; ``report`` is the report due at this very step, so
-    that a crash between the checkpoint and the report loses nothing.
+    that a crash between the checkpoint and the report loses nothing. ``best_elbo_nats`` is that of held-out images at
+    ``best_step``; ``reports_since_best`` and ``finished`` serve early stopping; ``numerics`` is where the run ran.
     """
 
     step: int = 0
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     report: dict[str, float] | None = None
+    best_step: int = -1
+    best_elbo_nats: float | None = None
+    reports_since_best: int = 0
+    skipped_steps: int = 0
+    finished: bool = False
+    numerics: dict[str, Any] = field(default_factory=dict)
+
+    def judge(self, elbo_nats: float, patience_reports: int) -> bool:
+        """Take in the bound of held-out images at this step: whether it is the best so far, and whether that was the last try."""
+        best = self.best_elbo_nats is None or elbo_nats > self.best_elbo_nats
+        if best:
+            self.best_elbo_nats, self.best_step = elbo_nats, self.step
+        self.reports_since_best = 0 if best else self.reports_since_best + 1
+        self.finished = 0 < patience_reports <= self.reports_since_best
+        return best
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One moment of a training, in memory of its own: the training goes on while this is written."""
+
+    progress: dict[str, Any]
+    tensors: dict[str, Tensors]  # file name without suffix -> tensors
+
+    @classmethod
+    def take(cls, progress: Progress, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> Snapshot:
+        """A copy of everything, on the processor."""
+        moments = {f"{i}.{k}": v for i, each in optimizer.state_dict()["state"].items() for k, v in each.items()}
+        every = {"model": model.state_dict(), "ema": ema.shadow, "optimizer": moments}
+        own = {name: {k: v.detach().to("cpu", copy=True).contiguous() for k, v in some.items()} for name, some in every.items()}
+        return cls(asdict(progress), own)
 
 
 def checkpoint_path(root: Path, step: int) -> Path:
@@ -40,22 +80,68 @@ def checkpoint_path(root: Path, step: int) -> Path:
     return root / f"{PREFIX}{step:08d}"
 
 
-def save_checkpoint(
-    root: Path, progress: Progress, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, keep: int = 2
-) -> Path:
-    """Write ``root/step-<n>`` atomically and drop all but the newest ``keep``; returns the directory."""
-    final = checkpoint_path(root, progress.step)
+def write_checkpoint(root: Path, snapshot: Snapshot, keep: int = 2) -> Path:
+    """Write ``root/step-<n>`` atomically and drop all but the newest ``keep`` and the best; returns the directory."""
+    step, best = snapshot.progress["step"], snapshot.progress["best_step"]
+    final = checkpoint_path(root, step)
     with replaced_directory(final) as directory:
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, directory / "model.safetensors")
-        save_file({k: v.contiguous() for k, v in ema.shadow.items()}, directory / "ema.safetensors")
-        torch.save(optimizer.state_dict(), directory / "optimizer.pt")
-        write_text(directory / "state.json", canonical_json(asdict(progress)))
-        write_manifest(directory, step=progress.step)
+        for name, tensors in snapshot.tensors.items():
+            save_file(tensors, directory / f"{name}.safetensors")
+        write_text(directory / "state.json", canonical_json(snapshot.progress))
+        write_manifest(directory, step=step)
     every = sorted(root.glob(f"{PREFIX}*"))
     ahead = [path for path in every if path.name > final.name]  # passed over when this run resumed: damaged
-    for old in ahead + [path for path in every if path.name <= final.name][:-keep]:
-        shutil.rmtree(old)
+    behind = [path for path in every if path.name <= final.name][:-keep]
+    for old in [*ahead, *behind]:
+        if old != checkpoint_path(root, best):
+            shutil.rmtree(old)
     return final
+
+
+class Saver:
+    """Writes snapshots one after the other in a thread; what a writing raises comes with the next call.
+
+    The copy costs one step a moment; hashing, writing and fsync cost none. At most one snapshot waits, so memory is bounded.
+    """
+
+    def __init__(self, root: Path, keep: int) -> None:
+        self._root, self._keep = root, keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def save(self, progress: Progress, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> None:
+        """Take a snapshot now and write it soon."""
+        self.wait()
+        self._writing = self._thread.submit(
+            write_checkpoint, self._root, Snapshot.take(progress, model, ema, optimizer), self._keep
+        )
+
+    def wait(self) -> None:
+        """Until everything is on the disk, or raise what kept it from there."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def close(self) -> None:
+        """End the thread; what is being written is finished, an error of it is only logged: another one is on its way."""
+        try:
+            self.wait()
+        except Exception as error:
+            log.warning("the last checkpoint was not written: %s", error)
+        self._thread.shutdown()
+
+
+def claim(root: Path, identity: Mapping[str, Any]) -> None:
+    """Write down which training ``root`` belongs to; ResumeRefusedError where it holds checkpoints of another one."""
+    path = root / IDENTITY
+    if path.exists() and any(root.glob(f"{PREFIX}*")):
+        try:
+            before = read_json(path)
+        except ValueError:
+            raise ResumeRefusedError(f"{path} cannot be read: start anew with --fresh") from None
+        check_identity(before, json.loads(canonical_json(identity)))
+    else:
+        write_text(path, canonical_json(identity))
 
 
 def newest_checkpoint(root: Path) -> Path | None:
@@ -81,7 +167,19 @@ def load_checkpoint(directory: Path, model: nn.Module, ema: Ema, optimizer: torc
     model.load_state_dict(load_file(directory / "model.safetensors"))
     shadow = load_file(directory / "ema.safetensors")
     assert shadow.keys() == ema.shadow.keys()
-    device = next(iter(ema.shadow.values())).device
-    ema.shadow = {name: shadow[name].to(device) for name in ema.shadow}
-    optimizer.load_state_dict(torch.load(directory / "optimizer.pt", weights_only=True, map_location="cpu"))
+    for name, tensor in ema.shadow.items():
+        tensor.copy_(shadow[name])
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, Tensors] = {}
+    for name, tensor in load_file(directory / "optimizer.safetensors").items():
+        index, key = name.split(".")
+        like = parameters[int(index)]  # moments lie in memory as their parameter does
+        state.setdefault(int(index), {})[key] = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return Progress(**json.loads((directory / "state.json").read_text()))
+
+
+def load_averaged(directory: Path, model: nn.Module) -> None:
+    """The averaged weights of a checkpoint, into ``model``; DamagedError where its hashes do not hold."""
+    read_manifest(directory)
+    model.load_state_dict(load_file(directory / "ema.safetensors"))

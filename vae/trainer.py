@@ -8,37 +8,34 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vae.augment import OnTheFly
+from vae.clock import Clock
 from vae.config import FitConfig, ModelConfig
-from vae.data import ImageShards, stream_indices
-from vae.distributed import all_reduce_sum, default_device, from_rank_zero, own_rows, rank, world_size, wrap
-from vae.images import to_model_range
+from vae.data import ImageShards
+from vae.distributed import all_reduce_sum, any_rank, broadcast_tensors, default_device, from_rank_zero, rank
+from vae.errors import NonFiniteError, ResumeRefusedError, StepError, StoppedError
+from vae.files import DamagedError
+from vae.gradients import Gradients, check_division
+from vae.loader import Loader
 from vae.models import build
 from vae.noise import step_noise
+from vae.numerics import check_numerics, determinism, numerics
 from vae.objective import annealed_beta
 from vae.optim import Ema, build_optimizer, learning_rate
-from vae.state import Progress, checkpoint_path, load_checkpoint, newest_step, save_checkpoint
+from vae.state import Progress, Saver, checkpoint_path, claim, load_averaged, load_checkpoint, newest_step
 from vae.validation import Metrics, bound
 
+OnReport = Callable[[Metrics, nn.Module], None]
 log = logging.getLogger(__name__)
 STOP_POLL_STEPS = 8  # steps between two agreements of all ranks on whether to stop
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient is not finite; raised on every rank before the optimizer step, with step and terms."""
-
-
-class StoppedError(RuntimeError):
-    """Asked to stop: the current step is done and, where a directory was given, checkpointed."""
 
 
 @dataclass(frozen=True)
@@ -49,64 +46,6 @@ class Fitted:
     step: int
 
 
-class _Clock:
-    """Images per second of training alone: validation, checkpoints and reports stop the clock."""
-
-    def __init__(self) -> None:
-        self._images, self._seconds = 0, 0.0
-        self._since: float | None = time.perf_counter()
-
-    def add_images(self, count: int) -> None:
-        self._images += count
-
-    def pause(self) -> None:
-        if self._since is not None:
-            self._seconds += time.perf_counter() - self._since
-            self._since = None
-
-    def resume(self) -> None:
-        if self._since is None:
-            self._since = time.perf_counter()
-
-    def images_per_second(self) -> float:
-        """Since the last call, over all ranks."""
-        speed = self._images / max(self._seconds, 1e-9)
-        self._images, self._seconds = 0, 0.0
-        return speed
-
-
-def _training_metrics(sums: list[float], step: int, config: FitConfig) -> Metrics:
-    distortion, rate, count = sums
-    images = step * config.global_batch_size
-    return {
-        "step": step,
-        "images": images,
-        "elbo_nats": -(distortion + rate) / count,
-        "distortion_nats": distortion / count,
-        "rate_nats": rate / count,
-        "learning_rate": learning_rate(images - config.global_batch_size, config),
-        "beta": annealed_beta(images - config.global_batch_size, config),
-    }
-
-
-def _agreed(flag: bool, device: torch.device) -> bool:
-    """Whether any rank says so."""
-    if world_size() == 1:
-        return flag
-    return bool(all_reduce_sum(torch.tensor(float(flag), device=device)) > 0)
-
-
-def _batch(images: ImageShards, config: FitConfig, step: int, device: torch.device, augment: OnTheFly | None) -> Tensor:
-    """This rank's rows of global batch ``step`` in model range, varied by ``augment`` where there is one."""
-    start, rows = step * config.global_batch_size, own_rows(config.global_batch_size)
-    indices = stream_indices(len(images), config.seed, start, start + config.global_batch_size)[rows]
-    x_NHWC = torch.from_numpy(images.gather(indices)).to(device, non_blocking=True)
-    if augment is not None:
-        epochs = np.arange(start, start + config.global_batch_size)[rows] // len(images)
-        x_NHWC = augment(x_NHWC, indices, epochs, config.seed)
-    return to_model_range(x_NHWC)
-
-
 def fit(
     model_config: ModelConfig,
     config: FitConfig,
@@ -115,97 +54,197 @@ def fit(
     *,
     augment: OnTheFly | None = None,
     checkpoints: Path | None = None,
-    on_report: Callable[[Metrics, nn.Module], None] = lambda metrics, averaged: None,
+    identity: Mapping[str, Any] | None = None,
+    on_report: OnReport = lambda metrics, averaged: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Fitted:
     """Train to ``config.total_images`` and return the averaged model; goes on from the newest checkpoint in ``checkpoints``.
 
     ``on_report(metrics, averaged_model)`` is called on every rank, equally often, with metrics already reduced over ranks.
-    ``augment`` varies the training images, each anew in every epoch; ``val`` is measured as it is.
-    Raises NonFiniteError (on every rank, before the step), StoppedError once ``should_stop`` said so on any rank, ValueError
-    for a batch that does not divide by the world size, or keys of ``augment`` that are not one per training image.
+    ``augment`` varies the training images, each anew in every epoch; ``val`` is measured as it is. ``identity`` is what else
+    makes this training the one that it is (hashes of data and code): checkpoints of another one are not gone on from.
+    Raises NonFiniteError (on every rank, before the step), StoppedError once ``should_stop`` said so on any rank,
+    ResumeRefusedError where the checkpoints cannot be gone on from, ValueError for a batch that does not divide by the world
+    size or keys of ``augment`` that are not one per training image, StepError for whatever else goes wrong in a step.
     """
-    if config.global_batch_size % world_size():
-        raise ValueError(
-            f"fit.global_batch_size {config.global_batch_size} does not divide by {world_size()} workers: "
-            "change the batch size or the workers of the cluster profile"
-        )
+    check_division(config)
     if augment is not None and len(augment.keys) != len(train):
         raise ValueError(
             f"{len(augment.keys)} keys for {len(train)} training images: give the keys of these shards, in their order"
         )
-    device = default_device()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = build(model_config).to(device)
-    averaged = build(model_config).to(device).requires_grad_(False)
-    if device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)
-    optimizer, ema, progress = build_optimizer(model, config), Ema(model, config.ema_decay), Progress()
-    # Rank 0 chooses for all: ranks that trusted different checkpoints would wait for each other for ever.
-    found = from_rank_zero(newest_step(checkpoints) if checkpoints and rank() == 0 else -1, device)
-    if checkpoints is not None and found >= 0:
-        progress = load_checkpoint(checkpoint_path(checkpoints, found), model, ema, optimizer)
-        log.info("resumed at step %d of %d", progress.step, config.total_steps)
-        averaged.load_state_dict(ema.shadow)
-        if progress.report is not None:  # due when the run ended; whoever has it already knows it by its step
-            on_report(progress.report, averaged)
-    parallel = wrap(model)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
-    validate_every, checkpoint_every = (config.steps(n) for n in (config.validate_every_images, config.checkpoint_every_images))
-    # Distortion, rate and count of this rank since the last report; what earlier runs saw is carried by rank 0.
-    sums = torch.tensor(progress.sums if rank() == 0 else [0.0] * 3, dtype=torch.float64, device=device)
-    clock = _Clock()
+    if config.patience_reports and checkpoints is None:
+        raise ValueError("patience_reports needs checkpoints: the best model is kept there")
+    run = _Run(model_config, config, default_device(), checkpoints)
+    with determinism(config, run.device):
+        try:
+            if checkpoints is not None:
+                run.resume(checkpoints, {"model": asdict(model_config), "fit": asdict(config), **(identity or {})}, on_report)
+            return run.train(Loader(train, config, run.device, augment), val, on_report, should_stop)
+        finally:
+            if run.saver is not None:
+                run.saver.close()
 
-    while progress.step < config.total_steps:
-        step, rows = progress.step, own_rows(config.global_batch_size)
-        x_NCHW = _batch(train, config, step, device, augment)
-        noise_ND = step_noise(config.seed, step, (config.global_batch_size, model_config.latent_dim), device)[rows]
 
-        with autocast:
-            terms = parallel(x_NCHW, noise_ND)
-        distortion, rate = terms.distortion_N.mean(), terms.rate_ND.sum(1).mean()
-        loss = distortion + annealed_beta(step * config.global_batch_size, config) * rate
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        # Gradients are averages over all ranks by now, so every rank sees the same norm and takes the same decision.
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+class _Run:
+    """The state of one training on this rank, and its loop."""
+
+    def __init__(self, model_config: ModelConfig, config: FitConfig, device: torch.device, checkpoints: Path | None) -> None:
+        self.config, self.device, self.latent_dim, self.checkpoints = config, device, model_config.latent_dim, checkpoints
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = build(model_config).to(device)
+        layout = torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
+        self.model = model.to(memory_format=layout)
+        self.model.recompute = config.recompute
+        self.averaged = build(model_config).to(device, memory_format=layout).requires_grad_(False).eval()
+        self.optimizer, self.ema, self.progress = build_optimizer(model, config), Ema(model, config.ema_decay), Progress()
+        self.saver = Saver(checkpoints, config.keep_checkpoints) if checkpoints is not None and rank() == 0 else None
+        self.saved_step = -1
+
+    def resume(self, checkpoints: Path, identity: Mapping[str, Any], on_report: OnReport) -> None:
+        """Go on from the newest valid checkpoint, where there is one of this very training."""
+        here, refused, found = numerics(self.device), "", -1
+        if rank() == 0:
+            try:
+                claim(checkpoints, identity)
+                found = newest_step(checkpoints)
+            except ResumeRefusedError as error:
+                refused = str(error)
+        # Rank 0 chooses for all: ranks that trusted different checkpoints would wait for each other for ever.
+        found = from_rank_zero(found, self.device)
+        if found >= 0:
+            self.progress = load_checkpoint(checkpoint_path(checkpoints, found), self.model, self.ema, self.optimizer)
+            try:
+                check_numerics(self.progress.numerics, here, self.config)
+            except ResumeRefusedError as error:
+                refused = str(error)
+        if any_rank(bool(refused), self.device):
+            raise ResumeRefusedError(refused or "another rank cannot go on from the checkpoints, and says why")
+        if found >= 0:
+            self.saved_step = found
+            log.info("resumed at step %d of %d", found, self.config.total_steps)
+            self.averaged.load_state_dict(self.ema.shadow)
+            if self.progress.report is not None:  # due when the run ended; whoever has it already knows it by its step
+                on_report(self.progress.report, self.averaged)
+        self.progress.numerics = here
+
+    def train(self, loader: Loader, val: ImageShards, on_report: OnReport, should_stop: Callable[[], bool]) -> Fitted:
+        """The loop: every line of it runs on every rank."""
+        config, progress = self.config, self.progress
+        gradients, clock = Gradients(self.model, config), Clock()
+        validate_every, checkpoint_every = (
+            config.steps(n) for n in (config.validate_every_images, config.checkpoint_every_images)
+        )
+        # Distortion, rate and count of this rank since the last report; what earlier runs saw is carried by rank 0.
+        sums = torch.tensor(progress.sums if rank() == 0 else [0.0] * 3, dtype=torch.float64, device=self.device)
+
+        while progress.step < config.total_steps and not progress.finished:
+            try:
+                sums += self._step(gradients, loader)
+            except (NonFiniteError, ValueError):
+                raise
+            except Exception as error:
+                raise StepError(progress.step, error) from error
+            clock.add_images(config.global_batch_size)
+
+            last, best = progress.step == config.total_steps, False
+            stopping = progress.step % STOP_POLL_STEPS == 0 and not last and any_rank(should_stop(), self.device)
+            if progress.step % validate_every == 0 or last:
+                clock.pause()
+                best = self._report(all_reduce_sum(sums).tolist(), val, clock.images_per_second())
+                sums.zero_()
+            due = stopping or best or last or progress.finished or progress.step % checkpoint_every == 0
+            if self.checkpoints is not None and due:
+                clock.pause()
+                progress.sums = all_reduce_sum(sums).tolist()
+                self.saved_step = progress.step
+                if self.saver is not None:
+                    self.saver.save(progress, self.model, self.ema, self.optimizer)
+            if progress.report is not None:
+                on_report(progress.report, self.averaged)
+            clock.resume()
+            if stopping:
+                if self.saver is not None:
+                    self.saver.wait()
+                raise StoppedError(f"stopped after step {progress.step} of {config.total_steps}")
+        if self.saver is not None:
+            self.saver.wait()
+        return Fitted(self._final(), progress.step)
+
+    def _step(self, gradients: Gradients, loader: Loader) -> Tensor:
+        """One optimizer step; returns this rank's sums over its images: distortion, rate (both in nats), count."""
+        config, progress, step = self.config, self.progress, self.progress.step
+        noise_ND = step_noise(config.seed, step, (config.global_batch_size, self.latent_dim), self.device)
+        beta = annealed_beta(step * config.global_batch_size, config)
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        for number in range(len(gradients.parts)):
+            with gradients.part(number) as rows:
+                x_NCHW = loader.batch(step, rows)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                    terms = gradients.forward(x_NCHW, noise_ND[rows])
+                distortion, rate = terms.distortion_N.sum(), terms.rate_ND.sum()
+                gradients.backward(distortion + beta * rate)
+            sums += torch.stack([distortion.detach(), rate.detach(), torch.full_like(distortion, len(x_NCHW))]).double()
+        gradients.reduce()
+        # Gradients are those of the whole batch by now, so every rank sees the same norm and takes the same decision.
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         # A loss may be infinite on one rank alone, and with finite gradients: that takes a word among all.
-        if _agreed(not (math.isfinite(norm) and math.isfinite(loss.detach())), device):
-            raise NonFiniteError(
-                f"not finite at step {step}: gradient norm {float(norm):.6g}, distortion {float(distortion.detach()):.6g} nats, "
-                f"rate {float(rate.detach()):.6g} nats on rank {rank()}: lower fit.learning_rate or fit.clip_norm"
-            )
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step * config.global_batch_size, config)
-        optimizer.step()
-        ema.update(model, step)
+        bad = any_rank(not (math.isfinite(norm) and bool(sums.isfinite().all())), self.device)
+        if bad:
+            self._skip(float(norm), sums.tolist())
+        else:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(step * config.global_batch_size, config)
+            self.optimizer.step()
+            self.ema.update(self.model, step)
         progress.step += 1
         progress.report = None
-        sums += torch.stack([distortion.detach(), rate.detach(), torch.ones((), device=device)]).double()
-        clock.add_images(config.global_batch_size)
+        return sums.zero_() if bad else sums
 
-        last = progress.step == config.total_steps
-        polled = progress.step % STOP_POLL_STEPS == 0 and not last
-        stopping = polled and _agreed(should_stop(), device)
-        if progress.step % validate_every == 0 or last:
-            clock.pause()
-            averaged.load_state_dict(ema.shadow)
-            progress.report = {
-                **_training_metrics(all_reduce_sum(sums).tolist(), progress.step, config),
-                "images_per_second": clock.images_per_second(),
-                **{f"val_{k}": v for k, v in bound(averaged, val, config.global_batch_size, config.seed).items()},
-            }
-            sums.zero_()
-        if checkpoints is not None and (stopping or last or progress.step % checkpoint_every == 0):
-            clock.pause()
-            progress.sums = all_reduce_sum(sums).tolist()
+    def _skip(self, norm: float, sums: list[float]) -> None:
+        """Leave a step out that is not finite, or raise NonFiniteError where no more of them may be."""
+        config, progress = self.config, self.progress
+        distortion, rate, count = sums
+        text = (
+            f"not finite at step {progress.step}: gradient norm {norm:.6g}, distortion {distortion / count:.6g} nats, "
+            f"rate {rate / count:.6g} nats on rank {rank()}"
+        )
+        if progress.skipped_steps >= config.skip_nonfinite_steps:
+            last = f"step {self.saved_step}" if self.saved_step >= 0 else "none"
+            raise NonFiniteError(f"{text}; last good checkpoint: {last}: lower fit.learning_rate or fit.clip_norm")
+        progress.skipped_steps += 1
+        log.warning("%s; skipped (%d of %d)", text, progress.skipped_steps, config.skip_nonfinite_steps)
+
+    def _report(self, sums: list[float], val: ImageShards, images_per_second: float) -> bool:
+        """Make the report that is due; returns whether its bound is the best so far."""
+        config, progress = self.config, self.progress
+        distortion, rate, count = sums
+        images = progress.step * config.global_batch_size
+        self.averaged.load_state_dict(self.ema.shadow)
+        held_out = bound(self.averaged, val, config.global_batch_size, config.seed)
+        progress.report = {
+            "step": progress.step,
+            "images": images,
+            "elbo_nats": -(distortion + rate) / max(count, 1),
+            "distortion_nats": distortion / max(count, 1),
+            "rate_nats": rate / max(count, 1),
+            "learning_rate": learning_rate(images - config.global_batch_size, config),
+            "beta": annealed_beta(images - config.global_batch_size, config),
+            "skipped_steps": progress.skipped_steps,
+            "images_per_second": images_per_second,
+            **{f"val_{name}": value for name, value in held_out.items()},
+        }
+        return progress.judge(held_out["elbo_nats"], config.patience_reports)
+
+    def _final(self) -> nn.Module:
+        """The averaged model: the last one, or with early stopping the best."""
+        self.averaged.load_state_dict(self.ema.shadow)
+        if self.config.patience_reports and self.checkpoints is not None:
             if rank() == 0:
-                save_checkpoint(checkpoints, progress, model, ema, optimizer)
-        if progress.report is not None:
-            on_report(progress.report, averaged)
-        clock.resume()
-        if stopping:
-            raise StoppedError(f"stopped after step {progress.step} of {config.total_steps}")
-    averaged.load_state_dict(ema.shadow)
-    return Fitted(averaged.eval(), progress.step)
+                try:
+                    load_averaged(checkpoint_path(self.checkpoints, self.progress.best_step), self.averaged)
+                except DamagedError as error:
+                    log.warning("the best checkpoint cannot be used, the last weights are taken: %s", error)
+            broadcast_tensors(self.averaged.state_dict().values())
+        return self.averaged.eval()

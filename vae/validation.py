@@ -23,16 +23,18 @@ def bound(model: nn.Module, images: ImageShards, batch_size: int, seed: int) -> 
     One posterior sample per image, its noise a function of (seed, position): the same images and weights give the same value.
     """
     device = next(model.parameters()).device
-    sums = torch.zeros(3, dtype=torch.float64)
-    for chunk in range(rank(), math.ceil(len(images) / batch_size), world_size()):
+    chunks = math.ceil(len(images) / batch_size)
+    # A row for each chunk, of which each rank fills its own: to add zeros is exact, so the sum has one order on any world size.
+    terms_by_chunk = torch.zeros(chunks, 2, dtype=torch.float64)
+    for chunk in range(rank(), chunks, world_size()):
         x_NCHW = to_model_range(torch.from_numpy(images.slice(chunk * batch_size, (chunk + 1) * batch_size)).to(device))
         noise_ND = step_noise(seed + BOUND_SEED_OFFSET, chunk, (len(x_NCHW), model.latent_dim), device)
         terms = model(x_NCHW, noise_ND)
-        distortion, rate = terms.distortion_N.double().sum(), terms.rate_ND.double().sum()
-        sums += torch.stack([distortion, rate, torch.tensor(float(len(x_NCHW)), device=device)]).cpu()
-    distortion, rate, count = all_reduce_sum(sums.to(device)).tolist()
+        terms_by_chunk[chunk] = torch.stack([terms.distortion_N.double().sum(), terms.rate_ND.double().sum()]).cpu()
+    images.forget()
+    distortion, rate = (all_reduce_sum(terms_by_chunk.to(device)).sum(0) / len(images)).tolist()
     return {
-        "elbo_nats": -(distortion + rate) / count,
-        "distortion_nats": distortion / count,
-        "rate_nats": rate / count,
+        "elbo_nats": -(distortion + rate),
+        "distortion_nats": distortion,
+        "rate_nats": rate,
     }

@@ -123,7 +123,7 @@ def _start_training(workspace: Workspace) -> subprocess.Popen:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + START_SECONDS
-    while not list(workspace.root.glob(".work/train/*/checkpoints/step-*/MANIFEST.json")):
+    while not list(workspace.root.glob(".work/train/checkpoints/step-*/MANIFEST.json")):
         assert process.poll() is None, process.stdout.read() if process.stdout else ""
         assert time.monotonic() < deadline, "no checkpoint came"
         time.sleep(0.05)

@@ -9,13 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint_sequential
 
 from vae.config import ModelConfig
 from vae.likelihood import LIKELIHOODS
 from vae.objective import rate_per_dim, reparameterize
 
 GROUP_CHANNELS = 8  # channels in a normalisation group
+RECOMPUTED_SEGMENTS = 4  # of encoder and decoder each: only what lies between them is kept for the backward pass
 LOGVAR_LIMIT = 12.0  # keeps exp(logvar) finite in float32 and bfloat16
 
 
@@ -51,7 +54,7 @@ class ConvVAE(nn.Module):
         super().__init__()
         height, width, channels = config.image_shape
         widths, strides = config.widths, 2 ** len(config.widths)
-        self.latent_dim = config.latent_dim
+        self.latent_dim, self.recompute = config.latent_dim, False
         self.bottom = (widths[-1], height // strides, width // strides)
         flat = self.bottom[0] * self.bottom[1] * self.bottom[2]
 
@@ -85,14 +88,19 @@ class ConvVAE(nn.Module):
             )
         return None
 
+    def _through(self, layers: nn.Sequential, x: Tensor) -> Tensor:
+        if not (self.recompute and torch.is_grad_enabled()):
+            return layers(x)
+        return checkpoint_sequential(layers, RECOMPUTED_SEGMENTS, x, use_reentrant=False, preserve_rng_state=False)
+
     def encode(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean and log-variance, each (N, D)."""
-        mean_ND, logvar_ND = self.encoder(x_NCHW).float().chunk(2, dim=1)
+        mean_ND, logvar_ND = self._through(self.encoder, x_NCHW).float().chunk(2, dim=1)
         return mean_ND, logvar_ND.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)
 
     def decode(self, z_ND: Tensor) -> Tensor:
         """The likelihood's parameters (N, C, H, W) for latents (N, D)."""
-        return self.decoder(self.expand(z_ND).unflatten(1, self.bottom)).float()
+        return self._through(self.decoder, self.expand(z_ND).unflatten(1, self.bottom)).float()
 
     def forward(self, x_NCHW: Tensor, noise_ND: Tensor) -> Output:
         """All terms of the bound for one posterior sample made of ``noise_ND`` (standard normal), unreduced, in nats."""

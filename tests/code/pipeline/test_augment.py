@@ -207,6 +207,8 @@ def test_sheet_rows_are_the_pictures_that_their_policies_make(prepared):
 def job_of(project, section, state) -> Job:
     """A short training on the prepared images, as tune and train put it together."""
     fit = FitConfig(
+        exactness="resume", virtual_shards=12, micro_batch_size=0, memory_format="channels_last",
+        compile=False, recompute=False, skip_nonfinite_steps=0, keep_checkpoints=2, patience_reports=0,
         seed=3, beta=1.0, global_batch_size=8, total_images=160, learning_rate=2e-3, warmup_images=16, weight_decay=0.01,
         clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=1.0, beta_anneal_share=0.0,
         validate_every_images=80, checkpoint_every_images=80,
@@ -215,7 +217,7 @@ def job_of(project, section, state) -> Job:
     state.mkdir()
     return Job(
         model=model, fit=fit, train_directories=(str(project.paths.processed / "train"),),
-        val_directory=str(project.paths.processed / "val"), state_directory=str(state), threads=1,
+        val_directory=str(project.paths.processed / "val"), state_directory=str(state), threads=1, identity={},
         augment=on_the_fly(section, project.paths.processed, "RGB"),
     )  # fmt: skip
 

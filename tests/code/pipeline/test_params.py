@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 
 from pipeline import params
 from pipeline.errors import BadConfigError, InputMissingError
+from vae.config import Recipe
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "params.yaml").read_text()
@@ -371,9 +373,10 @@ def test_load_section_problems_are_named_without_prefix(tmp_path):
 
 def test_fit_config_carries_every_shared_field():
     fit = params.check(TEXT, "p").fit
-    config = fit.fit_config(seed=1, beta=2.0, total_images=3, validate_every_images=4, checkpoint_every_images=5)
+    rest = {"validate_every_images": 4, "checkpoint_every_images": 5, "keep_checkpoints": 6, "patience_reports": 7}
+    config = fit.fit_config(seed=1, beta=2.0, total_images=3, **rest)
     document = yaml.safe_load(TEXT)["fit"]
-    for name in ("global_batch_size", "learning_rate", "warmup_images", "weight_decay", "clip_norm", "ema_decay", "precision"):
+    for name in [spec.name for spec in dataclasses.fields(Recipe)]:
         assert getattr(config, name) == document[name]
     model = fit.model_config((32, 32, 3), 7)
     assert (model.name, list(model.widths), model.latent_dim) == (document["model"], document["widths"], 7)

@@ -16,6 +16,8 @@ def model_config() -> ModelConfig:
 def fit_config() -> FitConfig:
     """40 steps of 16 images; a report every 10 steps, a checkpoint every 15, so the two do not coincide."""
     return FitConfig(
+        exactness="resume", virtual_shards=12, micro_batch_size=0, memory_format="channels_last",
+        compile=False, recompute=False, skip_nonfinite_steps=0, keep_checkpoints=2, patience_reports=0,
         seed=3, beta=1.0, global_batch_size=16, total_images=640, learning_rate=2e-3, warmup_images=64, weight_decay=0.01,
         clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=4.0, beta_anneal_share=0.5,
         validate_every_images=160, checkpoint_every_images=240,

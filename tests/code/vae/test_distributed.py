@@ -19,13 +19,17 @@ from vae import trainer
 from vae.augment import OnTheFly
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter
-from vae.distributed import all_reduce_sum, default_device, own_rows, rank, world_size, wrap
+from vae.distributed import all_reduce_sum, default_device, own_rows, rank, world_size
+from vae.errors import NonFiniteError, StoppedError
+from vae.gradients import Gradients
 from vae.models import build
 from vae.models.conv import Output
-from vae.trainer import NonFiniteError, StoppedError, fit
+from vae.trainer import fit
 
 MODEL = ModelConfig(name="conv", image_shape=(8, 8, 1), latent_dim=3, widths=(8,), hidden_units=16, likelihood="logistic")
 FIT = FitConfig(
+    exactness="resume", virtual_shards=12, micro_batch_size=0, memory_format="channels_last",
+    compile=False, recompute=False, skip_nonfinite_steps=0, keep_checkpoints=2, patience_reports=0,
     seed=3, beta=1.5, global_batch_size=16, total_images=320, learning_rate=1e-3, warmup_images=64, weight_decay=0.01,
     clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=4.0, beta_anneal_share=0.5,
         validate_every_images=160, checkpoint_every_images=160,
@@ -52,8 +56,11 @@ def _primitives(number: int) -> dict:
     values = torch.tensor([1.0, 10.0]) * (number + 1)
     total, rows = all_reduce_sum(values), own_rows(6)
     torch.manual_seed(number)  # each rank starts from other weights: wrapping must make them one
-    wrapped = wrap(nn.Linear(2, 1))
-    wrapped(torch.full((1, 2), float(number + 1))).sum().backward()
+    gradients = Gradients(nn.Linear(2, 1), replace(FIT, global_batch_size=2))
+    wrapped = gradients.forward
+    with gradients.part(0):
+        gradients.backward(wrapped(torch.full((1, 2), float(number + 1))).sum())
+    gradients.reduce()
     return {
         "rank": rank(), "world": world_size(), "values": values.tolist(), "total": total.tolist(), "rows": [rows.start, rows.stop],
         "wrapped": isinstance(wrapped, DistributedDataParallel), "weight": wrapped.module.weight.tolist(),
@@ -102,17 +109,21 @@ def _with_a_nan(images: ImageShards, mine: bool) -> dict:
     return {}
 
 
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
 def _worker(number: int, size: int, folder: str) -> None:
     torch.set_num_threads(1)
     root = Path(folder)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=size)
     images, outcome, last = ImageShards(root / "shards"), _primitives(number), number == size - 1
-    save_file(_gradient_of_one_step(images), root / f"gradient-{number}.safetensors")
+    _save(_gradient_of_one_step(images), root / f"gradient-{number}.safetensors")
     resumed, model = _stopped_and_resumed(images, root / "checkpoints", asked_to_stop=last)
-    save_file(model.state_dict(), root / f"resumed-{number}.safetensors")
+    _save(model.state_dict(), root / f"resumed-{number}.safetensors")
     recorder = Recorder()
-    save_file(fit(MODEL, FIT, images, images, on_report=recorder).model.state_dict(), root / f"straight-{number}.safetensors")
-    save_file(fit(MODEL, FIT, images, images, augment=ON_THE_FLY).model.state_dict(), root / f"varied-{number}.safetensors")
+    _save(fit(MODEL, FIT, images, images, on_report=recorder).model.state_dict(), root / f"straight-{number}.safetensors")
+    _save(fit(MODEL, FIT, images, images, augment=ON_THE_FLY).model.state_dict(), root / f"varied-{number}.safetensors")
     outcome |= resumed | {"straight": recorder.reports} | _with_a_nan(images, mine=last)
     (root / f"outcome-{number}.json").write_text(json.dumps(outcome))
     dist.destroy_process_group()
@@ -154,7 +165,7 @@ def test_one_process_is_rank_zero_of_one() -> None:
     assert (rank(), world_size()) == (0, 1)
     assert own_rows(7) == slice(0, 7)
     model = nn.Linear(2, 2)
-    assert wrap(model) is model
+    assert Gradients(model, FIT).forward is model
     assert default_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 

@@ -101,25 +101,26 @@ def test_read_manifest_directory_in_the_place_of_a_file_is_found(directory: Path
 
 def test_read_manifest_truncated_manifest_is_damage_at_any_length(directory: Path) -> None:
     whole = (directory / MANIFEST).read_bytes()
-    for length in range(len(whole) - 2):  # the last two bytes are the closing brace and the newline
+    for length in range(len(whole)):
         (directory / MANIFEST).write_bytes(whole[:length])
         with pytest.raises(DamagedError):
             read_manifest(directory)
 
 
-def test_read_manifest_flipped_byte_of_the_manifest_raises_nothing_but_damage(directory: Path) -> None:
-    # Facts carry no hash, so some flips cannot be seen; but whoever passes a damaged directory over catches DamagedError only.
+def test_read_manifest_any_flipped_byte_of_the_manifest_is_damage(directory: Path) -> None:
     whole = (directory / MANIFEST).read_bytes()
-    escaped = set()
+    escaped, trusted = set(), []
     for position in range(len(whole)):
         (directory / MANIFEST).write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         try:
             read_manifest(directory)
+            trusted.append(position)
         except DamagedError:
             pass
         except Exception as error:
             escaped.add(f"{type(error).__name__}: {error}")
     assert not escaped
+    assert not trusted
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ from vae import trainer
 from vae.augment import OnTheFly, augmented
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, stream_indices
+from vae.errors import StoppedError
 from vae.images import to_model_range
 from vae.models import build
-from vae.trainer import StoppedError, fit
+from vae.trainer import fit
 from vae.validation import bound
 
 Report = dict[str, float]

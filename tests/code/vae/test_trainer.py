@@ -12,13 +12,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from vae import trainer
+from vae import gradients, trainer
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter
+from vae.errors import NonFiniteError, StoppedError
 from vae.models import build
 from vae.models.conv import Output
 from vae.optim import learning_rate
-from vae.trainer import NonFiniteError, StoppedError, fit
+from vae.trainer import fit
 
 Report = dict[str, float]
 
@@ -273,7 +274,7 @@ def test_fit_diverging_run_stops_with_its_step_and_leaves_finite_weights(
     with pytest.raises(NonFiniteError, match=r"at step [1-9]"):
         fit(model_config, config, shards, shards, checkpoints=tmp_path / "checkpoints")
     assert all(p.isfinite().all() for p in captured[0].parameters())  # the bad step was not taken
-    assert not any((tmp_path / "checkpoints").glob("*"))
+    assert not any((tmp_path / "checkpoints").glob("step-*"))
 
 
 class _InfiniteLoss(nn.Module):
@@ -299,9 +300,12 @@ def test_fit_infinite_loss_with_finite_gradient_stops_too(
 def test_fit_batch_that_does_not_divide_by_the_workers_is_refused(
     model_config: ModelConfig, fit_config: FitConfig, shards: ImageShards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "world_size", lambda: 3)
-    with pytest.raises(ValueError, match=r"global_batch_size 16 does not divide by 3 workers.*cluster profile"):
+    monkeypatch.setattr(gradients, "world_size", lambda: 3)
+    with pytest.raises(ValueError, match=r"global_batch_size 16 does not divide by 3 workers.*cluster profile.*1, 2, 4, 8, 16"):
         fit(model_config, fit_config, shards, shards)
+    monkeypatch.setattr(gradients, "world_size", lambda: 5)
+    with pytest.raises(ValueError, match="virtual_shards 12 does not divide by 5 workers"):
+        fit(model_config, replace(fit_config, exactness="elastic"), shards, shards)
 
 
 def test_fit_larger_beta_buys_a_lower_rate(model_config: ModelConfig, fit_config: FitConfig, shards: ImageShards) -> None:

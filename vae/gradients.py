@@ -1,0 +1,96 @@
+"""How a global batch is divided over ranks and parts, and how the parts' gradients become one: the levels of exactness.
+
+off, run: DistributedDataParallel as it is. resume: its buckets are fixed, so that a resumed run adds in the order of the
+uninterrupted one. elastic: the batch is cut into virtual shards, each shard's gradient is computed alone, and all are added in
+the order of the shards: the same bits on every number of ranks that the shards divide by.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vae.config import FitConfig
+from vae.distributed import own_rows, world_size
+
+
+def _cut(start: int, stop: int, pieces: int) -> list[slice]:
+    """start..stop in ``pieces`` neighbours whose lengths differ by one at most."""
+    edges = [start + (stop - start) * i // pieces for i in range(pieces + 1)]
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
+
+
+def check_division(config: FitConfig) -> None:
+    """ValueError where this number of ranks cannot share the batches out evenly."""
+    world, elastic = world_size(), config.exactness == "elastic"
+    name, count = ("virtual_shards", config.virtual_shards) if elastic else ("global_batch_size", config.global_batch_size)
+    if count % world:
+        fitting = ", ".join(str(n) for n in range(1, min(count, 64) + 1) if count % n == 0)
+        raise ValueError(
+            f"fit.{name} {count} does not divide by {world} workers: change it, or the workers of the cluster profile to one of {fitting}"
+        )
+
+
+class Gradients:
+    """This rank's parts of each global batch, and the gradient of the batch's mean loss on every rank.
+
+    For each of ``parts``: within ``part(number)`` call ``forward`` and ``backward``; then ``reduce`` once.
+    """
+
+    def __init__(self, model: nn.Module, config: FitConfig) -> None:
+        check_division(config)
+        self._count, self._elastic = config.global_batch_size, config.exactness == "elastic"
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        forward = torch.compile(model) if config.compile else model
+        if self._elastic:
+            every = _cut(0, self._count, config.virtual_shards)
+            self.parts = every[own_rows(len(every))]
+            size = sum(p.numel() for p in self._parameters)
+            self._own = torch.zeros(len(self.parts), size, device=self._parameters[0].device)
+        else:
+            rows = own_rows(self._count)
+            length = rows.stop - rows.start
+            self.parts = _cut(rows.start, rows.stop, -(-length // (config.micro_batch_size or length)))
+            if world_size() > 1:
+                # From three ranks up default DDP rebuilds its buckets after the first step: a resumed run would add in
+                # another order. ``find_unused_parameters`` keeps the first ones. Two summands have one order.
+                fixed = config.exactness == "resume" and world_size() > 2
+                forward = DistributedDataParallel(forward, find_unused_parameters=fixed, gradient_as_bucket_view=True)
+        self.forward = forward
+
+    @contextmanager
+    def part(self, number: int) -> Iterator[slice]:
+        """Around forward and backward of a part: yields its rows of the global batch."""
+        last = number == len(self.parts) - 1
+        waits = isinstance(self.forward, DistributedDataParallel) and not last
+        with self.forward.no_sync() if waits else nullcontext():
+            yield self.parts[number]
+        if self._elastic:
+            torch.cat([p.grad.flatten() for p in self._parameters], out=self._own[number])
+            for p in self._parameters:
+                p.grad = None
+
+    def backward(self, loss_sum: Tensor) -> None:
+        """Add the gradient of a loss that is summed over the images of the part."""
+        ranks_averaged = 1 if self._elastic else world_size()
+        (loss_sum * (ranks_averaged / self._count)).backward()
+
+    def reduce(self) -> None:
+        """Make every parameter's ``grad`` that of the whole batch; the other levels have done so in ``backward``."""
+        if not self._elastic:
+            return
+        every = self._own
+        if world_size() > 1:
+            every = self._own.new_empty(len(self._own) * world_size(), self._own.shape[1])
+            dist.all_gather_into_tensor(every, self._own)
+        total = every[0].clone()
+        for shard in every[1:]:
+            total += shard
+        for p, gradient in zip(self._parameters, total.split([p.numel() for p in self._parameters]), strict=True):
+            p.grad = torch.empty_like(p).copy_(gradient.view(p.shape))
