@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}  # a person's to mend, not ours
+
 
 class PipelineError(Exception):
     """Base of all expected failures; ``exit_code`` is what the process returns."""

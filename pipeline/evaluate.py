@@ -16,9 +16,9 @@ import pandas as pd
 import torch
 
 from pipeline import stage
+from pipeline.outbox import connect
 from pipeline.paths import INDEX, METRICS, RUN, Paths
 from pipeline.plots import draw_rates
-from pipeline.tracking import Tracker
 from vae.artefact import Generator, load_artefact
 from vae.data import ImageShards
 from vae.extractor import Extractor, load_extractor
@@ -159,7 +159,7 @@ def evaluate(values: SimpleNamespace, paths: Paths) -> None:
     metrics |= _latent_scores(generator, test, index)
     log.info("FCD of %d samples", values.evaluate.samples)
     metrics |= _fcd_scores(values, generator, network, paths)
-    tracker = Tracker(paths)
+    tracker = connect(paths)
     run_id = read_json(paths.train_report / RUN)["run_id"]
     with replaced_directory(paths.evaluate_report) as report:
         _pictures(values, generator, test, report)

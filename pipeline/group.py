@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import signal
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from pipeline.cluster import Profile
-from pipeline.errors import BadConfigError, TrainingFailedError
+from pipeline.errors import NO_ROOM, BadConfigError, CannotWriteError, TrainingFailedError
 from pipeline.failures import Failures
 from pipeline.job import STOP_FILE, Job, execute, failure
 from pipeline.spool import SpoolReader
@@ -132,7 +133,10 @@ def run_group(
         with _graceful_stop(job.state) as received:
             outcome = watched(lambda: trainer.fit().return_value, forward)
     except ray.train.TrainingFailedError as error:
-        raise TrainingFailedError(_first_cause(error)) from error
+        cause = _first_cause(error)
+        number = re.search(r"\[Errno (\d+)\]", cause)
+        kind = CannotWriteError if number and int(number[1]) in NO_ROOM else TrainingFailedError
+        raise kind(cause) from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)
     if outcome["outcome"] == "stopped":

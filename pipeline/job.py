@@ -6,6 +6,7 @@ A job names files by absolute paths, because Ray's workers run in a folder of th
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -148,7 +149,7 @@ def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda 
     def on_report(metrics: dict[str, float], averaged: torch.nn.Module) -> None:
         record = metrics
         if writer is not None and metrics["step"] > writer.last_step:
-            record = {**metrics, **(scorer(averaged) if scorer else {})}
+            record = {**metrics, **(scorer(averaged) if scorer else {}), "time_ms": int(time.time() * 1000)}
             writer.append(record)
         after_report(record)
 

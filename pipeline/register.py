@@ -17,9 +17,9 @@ import torch
 
 from pipeline import stage
 from pipeline.evaluate import THREADS, fcd
+from pipeline.outbox import connect
 from pipeline.paths import METRICS, RUN, Paths
 from pipeline.registry import CHAMPION, Registry
-from pipeline.tracking import Tracker
 from vae.artefact import load_artefact
 from vae.data import ImageShards
 from vae.extractor import load_extractor
@@ -85,7 +85,7 @@ def register(values: SimpleNamespace, paths: Paths) -> None:
     read_manifest(paths.processed)
     generator, metrics = load_artefact(paths.model), read_json(paths.evaluate_report / METRICS)
     numbers = {name: value for name, value in metrics.items() if value is not None}
-    tracker = Tracker(paths)
+    tracker = connect(paths)
     registry = Registry(tracker, values.register.name)
     run = read_json(paths.train_report / RUN)["run_id"]
     run_id = run if tracker.exists(run) else tracker.run("register", tags={"vaeline.stage": "register"})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import errno
 import fcntl
 import logging
 import os
@@ -20,7 +19,7 @@ from typing import NoReturn
 
 from pipeline import params
 from pipeline.console import set_up_logging
-from pipeline.errors import PipelineError, TemporaryError
+from pipeline.errors import NO_ROOM, PipelineError, TemporaryError
 from pipeline.paths import Paths
 from vae.files import DamagedError, canonical_json, read_json, write_text
 
@@ -29,7 +28,6 @@ PR_SET_PDEATHSIG = 1
 FAILURE_FILE = "failure.json"
 SECONDS_FILE = "seconds.json"
 EXIT_BAD_DATA, EXIT_SOFTWARE, EXIT_CANNOT_WRITE, EXIT_INTERRUPTED, EXIT_TERMINATED = 65, 70, 73, 130, 143
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
 StageFunction = Callable[[SimpleNamespace, Paths], None]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -30,6 +31,7 @@ ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 ANSWER_SECONDS = 5
+MOST_METRICS = 1000  # in one call: the server's limit
 KEY_TAG, PARENT_TAG = "vaeline.key", "mlflow.parentRunId"
 log = logging.getLogger("pipeline.tracking")
 
@@ -96,6 +98,11 @@ class Tracker:
         every = {**(tags or {}), **({KEY_TAG: key} if key else {}), **({PARENT_TAG: parent} if parent else {})}
         return self.client.create_run(self.experiment_id, run_name=name, tags=every).info.run_id
 
+    def run_of(self, key: str) -> str:
+        """The id of the run with this ``key``, ended or not, or ''."""
+        found: list[Run] = self.client.search_runs([self.experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+        return found[0].info.run_id if found else ""
+
     def exists(self, run_id: str) -> bool:
         """Whether the store knows this run (it may be another store than the one that training used)."""
         from mlflow.exceptions import MlflowException
@@ -114,19 +121,23 @@ class Tracker:
         for start in range(0, len(fresh), 100):
             self.client.log_batch(run_id, params=fresh[start : start + 100])
 
-    def metrics(self, run_id: str, values: dict[str, float], step: int = 0) -> None:
-        """Log numbers of one step in one call; what is no number is left out."""
-        import time
+    def metrics(self, run_id: str, values: dict[str, float]) -> None:
+        """Log numbers that belong to no step; what is no number is left out."""
+        numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+        self.records(run_id, [{**numbers, "step": 0, "time_ms": int(time.time() * 1000)}])
 
+    def records(self, run_id: str, records: list[dict[str, float]]) -> None:
+        """Log records that carry their ``step`` and ``time_ms``: the store keeps the same number of the same moment once."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        numbers = [Metric(k, float(v), now, step) for k, v in values.items() if isinstance(v, int | float)]
-        self.client.log_batch(run_id, metrics=numbers)
-
-    def logged_steps(self, run_id: str, name: str) -> set[int]:
-        """The steps at which the run has a value of the metric ``name``."""
-        return {metric.step for metric in self.client.get_metric_history(run_id, name)}
+        every = [
+            Metric(name, float(value), int(record["time_ms"]), int(record["step"]))
+            for record in records
+            for name, value in record.items()
+            if name not in ("step", "time_ms") and isinstance(value, int | float)
+        ]
+        for start in range(0, len(every), MOST_METRICS):
+            self.client.log_batch(run_id, metrics=every[start : start + MOST_METRICS])
 
     def artifacts(self, run_id: str, directory: Path, place: str) -> None:
         """Upload a folder of reports under ``place``."""

@@ -17,13 +17,13 @@ import torch
 
 from pipeline import stage
 from pipeline.cluster import connected, load_profile
-from pipeline.console import Progress
+from pipeline.forwarder import Forwarder
 from pipeline.group import run_group
 from pipeline.job import Job, fingerprint, identity, on_the_fly, training_directories
+from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, METRICS, RUN, Paths
 from pipeline.plots import draw_curves
 from pipeline.spool import read
-from pipeline.tracking import Tracker
 from vae.artefact import load_artefact, save_artefact
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards
@@ -99,7 +99,7 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
         identity=facts,
         augment=augment,
     )
-    tracker = Tracker(paths)
+    tracker = connect(paths)
     job.state.mkdir(parents=True, exist_ok=True)
     run_id = tracker.run("train", key=f"train-{key}", tags={"vaeline.stage": "train", "vaeline.data": data["processed"]})
     tracker.params(run_id, {**vars(fit), **{f"model.{k}": v for k, v in vars(model).items()}, "workers": profile.workers})
@@ -112,7 +112,7 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
         name: float(value) for name, value in read_json(paths.preprocess_report / METRICS).items() if isinstance(value, int)
     }
     tracker.metrics(run_id, {f"data_{name}": value for name, value in counts.items()})
-    forwarder = Forwarder(tracker, run_id, fit.total_images)
+    outbox, forwarder = Outbox(paths), Forwarder(tracker, run_id, fit.total_images)
     started = time.monotonic()
     try:
         with connected(profile, paths, profile.workers):
@@ -126,47 +126,17 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
     _save_model(values, paths, job)
     records = read(job.spool)
     with replaced_directory(paths.train_report) as report:
-        curves = pd.DataFrame(records)
+        curves = pd.DataFrame(records).drop(columns="time_ms")
         curves.to_csv(report / "curves.csv", index=False)
         draw_curves(curves, report / "curves.png")
-        write_text(report / METRICS, canonical_json({k: v for k, v in records[-1].items() if k != "images_per_second"}))
+        write_text(
+            report / METRICS, canonical_json({k: v for k, v in records[-1].items() if k not in ("images_per_second", "time_ms")})
+        )
         write_text(report / RUN, canonical_json({"run_id": run_id, "fingerprint": key, "workers": profile.workers}))
-        tracker.artifacts(run_id, report, "train")
-    tracker.end(run_id)
+        outbox.put(tracker.uri, Message(name="train", run_id=run_id, records=records), {"train": report})
     shutil.rmtree(job.state)
+    outbox.try_to_deliver(tracker)
     log.info("trained in %.0f s; val elbo %.2f nats", time.monotonic() - started, records[-1]["val_elbo_nats"])
-
-
-class Forwarder:
-    """Shows each report and passes it to MLflow; what MLflow does not take now is offered again with the next, and at the end."""
-
-    def __init__(self, tracker: Tracker, run_id: str, total_images: int) -> None:
-        self._tracker, self._run_id = tracker, run_id
-        self._shown, self._total = Progress(total_images, "images", "training"), total_images
-        self._waiting: list[dict[str, float]] = []
-        self._known = tracker.logged_steps(run_id, "val_elbo_nats")
-
-    def record(self, record: dict[str, float]) -> None:
-        text = f"elbo {record['val_elbo_nats']:.1f} nats, {record['images_per_second']:.0f} images/s"
-        self._shown.to(min(int(record["images"]), self._total), text)
-        if record["step"] not in self._known:
-            self._waiting.append(record)
-        self._send()
-
-    def _send(self) -> None:
-        while self._waiting:
-            record = self._waiting[0]
-            try:
-                self._tracker.metrics(self._run_id, {k: v for k, v in record.items() if k != "step"}, int(record["step"]))
-            except Exception as error:  # whatever the store does, training goes on
-                log.warning("MLflow does not take metrics now (%s); they wait", " ".join(str(error).split())[:120])
-                return
-            self._waiting.pop(0)
-
-    def close(self) -> None:
-        """Offer what still waits, and take the bar away."""
-        self._shown.close()
-        self._send()
 
 
 if __name__ == "__main__":

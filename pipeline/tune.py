@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,10 +24,10 @@ from pipeline.console import Progress
 from pipeline.errors import BadDataError, TrainingFailedError
 from pipeline.group import watched
 from pipeline.job import Job, fingerprint, identity, on_the_fly, save_reference, training_directories
+from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, METRICS, Paths
 from pipeline.plots import draw_trials
 from pipeline.spool import read
-from pipeline.tracking import Tracker
 from pipeline.trial import run_trial, trial_job
 from vae.data import ImageShards
 from vae.extractor import load_extractor
@@ -187,25 +188,30 @@ def _best(table: pd.DataFrame, mode: str, errors: list[BaseException]) -> pd.Ser
     return (completed if len(completed) else usable).sort_values("score", ascending=mode == "min", kind="stable").iloc[0]
 
 
-def _track(tracker: Tracker, values: SimpleNamespace, template: Job, table: pd.DataFrame, report: Path, best: dict) -> None:
-    parent = tracker.run("tune", tags={"vaeline.stage": "tune"})
-    tracker.params(parent, {**vars(values.tune), **vars(values.fit)})
-    tracker.metrics(parent, {"best_score": best["score"], "best_beta": best["beta"], "best_latent_dim": best["latent_dim"]})
+def _messages(values: SimpleNamespace, template: Job, table: pd.DataFrame, best: dict[str, Any]) -> list[Message]:
+    """The search as a run of MLflow and each trial as its child."""
+    chosen = {f"best_{name}": best[name] for name in ("score", "beta", "latent_dim")}
+    # A key of its own for every search, also for one that is done again with the same parameters.
+    key, tags = f"tune-{template.state.name}-{time.time_ns():x}", {"vaeline.stage": "tune"}
+    parameters = {name: str(value) for name, value in {**vars(values.tune), **vars(values.fit)}.items()}
+    record = {**chosen, "step": 0, "time_ms": int(time.time() * 1000)}
+    messages = [Message(name="tune", key=key, tags=tags, params=parameters, records=[record])]
     for row in table.itertuples():
-        child = tracker.run(f"trial-{row.trial}", parent=parent, tags={"vaeline.stage": "tune", "vaeline.state": row.state})
-        tracker.params(child, {"beta": row.beta, "latent_dim": row.latent_dim})
-        for record in read(trial_job(template, row.beta, row.latent_dim).spool):
-            tracker.metrics(child, {k: v for k, v in record.items() if k != "step"}, int(record["step"]))
-        tracker.end(child, "FAILED" if row.state == "failed" else "FINISHED")
-    tracker.artifacts(parent, report, "tune")
-    tracker.end(parent)
+        trial = Message(
+            name=f"trial-{row.trial}", key=f"{key}-{row.trial}", parent_key=key, tags=tags | {"vaeline.state": row.state},
+            params={"beta": str(row.beta), "latent_dim": str(row.latent_dim)},
+            records=read(trial_job(template, row.beta, row.latent_dim).spool),
+            status="FAILED" if row.state == "failed" else "FINISHED",
+        )  # fmt: skip
+        messages.append(trial)
+    return messages
 
 
 def tune(values: SimpleNamespace, paths: Paths) -> None:
     """Search, choose, write the choice and how it was reached."""
     torch.set_num_threads(1)
     profile, section = load_profile(paths), values.tune
-    tracker = Tracker(paths)
+    tracker, outbox = connect(paths), Outbox(paths)
     template = _template(values, paths, profile)
     metric, mode = SCORES[section.score]
     shown = Progress(section.trials * section.images_per_trial, "images", "searching")
@@ -232,8 +238,10 @@ def tune(values: SimpleNamespace, paths: Paths) -> None:
         numbers = {"trials": len(table), "best_score": best["score"], "images": int(table["images"].sum())}
         numbers |= {name.replace(" ", "_"): int(counts.get(name, 0)) for name in ("completed", "stopped early", "failed")}
         write_text(report / METRICS, canonical_json(numbers))
-        _track(tracker, values, template, table, report, best)
+        for message in _messages(values, template, table, best):
+            outbox.put(tracker.uri, message, {"tune": report} if message.name == "tune" else None)
     shutil.rmtree(template.state)
+    outbox.try_to_deliver(tracker)
     log.info("chose beta %.3g and %d latent dimensions: %s %.4g", best["beta"], best["latent_dim"], metric, best["score"])
 
 

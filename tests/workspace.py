@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,47 @@ TINY = {
 }
 
 
+WEIGHTS = "models/vae/model.safetensors"
+# 400 steps of 32 images: long enough to be hurt in the middle.
+LONG = {"train.total_images": 12_800, "train.validate_every_images": 1280, "train.checkpoint_every_images": 640}
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def one_line(result: subprocess.CompletedProcess, stage: str) -> str:
+    """The stage's one error line; no traceback beside it."""
+    assert "Traceback" not in result.stderr, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith(f"{stage}: error: ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+# Appended to the copy of vae/noise.py: the trainer asks there once a step, held-out images with a large seed.
+PLANTED = """
+
+_calm = step_noise
+
+
+def step_noise(seed, step, *rest):
+    import os, signal
+    from pathlib import Path
+    from vae.distributed import rank
+
+    left = sorted(Path({fault!r}).iterdir())
+    if seed < 1000 and step == {step} and rank() == {rank} and left:
+        left[0].unlink()
+        if {what!r} == "bug":
+            raise KeyError("a planted bug")
+        os.kill(os.getpid(), signal.SIGKILL if {what!r} == "kill" else signal.SIGSTOP)
+    return _calm(seed, step, *rest)
+"""
+
+
 class Workspace:
     """A copy of the project's code with tiny parameters; ``run`` starts a command there as a user would."""
 
@@ -61,6 +103,15 @@ class Workspace:
         """Change parameters."""
         path = self.root / "params.yaml"
         path.write_text(params.edited(path.read_text(), values))
+
+    def plant(self, what: str, step: int, rank: int, times: int = 1) -> None:
+        """Let a training worker come to harm before a step, so many times: kill, stop or bug."""
+        fault = self.root / "fault"
+        fault.mkdir(exist_ok=True)
+        for number in range(times):
+            (fault / f"{number}").touch()
+        with (self.root / "vae/noise.py").open("a") as stream:
+            stream.write(PLANTED.format(fault=str(fault), step=step, rank=rank, what=what))
 
     def run(self, *command: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess:
         """Run ``python -m …`` or another command in the workspace."""

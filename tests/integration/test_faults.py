@@ -7,51 +7,15 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from workspace import Workspace
+from workspace import LONG, WEIGHTS, Workspace, free_port, one_line
 
-WEIGHTS = "models/vae/model.safetensors"
 START_SECONDS, END_SECONDS = 90, 60
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace whose data and extractor are ready, and which trains without a search."""
-    workspace = Workspace(tmp_path_factory.mktemp("prepared") / "project")
-    workspace.set({"train.use_tuned": False, "train.latent_dim": 4})
-    for stage in ("download", "preprocess", "augment", "extractor"):
-        result = workspace.stage(stage)
-        assert result.returncode == 0, result.stderr
-    return workspace
-
-
-@pytest.fixture
-def ready(prepared: Workspace, tmp_path: Path) -> Workspace:
-    """A copy of the prepared workspace."""
-    copy = Workspace.__new__(Workspace)
-    copy.root = tmp_path / "project"
-    shutil.copytree(prepared.root, copy.root, symlinks=True)
-    return copy
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def _one_line(result: subprocess.CompletedProcess, stage: str) -> str:
-    """The stage's one error line; no traceback beside it."""
-    assert "Traceback" not in result.stderr, result.stderr
-    lines = [line for line in result.stderr.splitlines() if line.startswith(f"{stage}: error: ")]
-    assert len(lines) == 1, result.stderr
-    return lines[0]
 
 
 def _hash(path: Path) -> str:
@@ -64,33 +28,33 @@ def test_train_with_more_workers_than_processors_says_both_numbers(ready: Worksp
     profile.write_text((ready.root / "infra/ray/laptop.yaml").read_text().replace("workers: 2", f"workers: {workers}"))
     result = ready.stage("train", VAELINE_CLUSTER="infra/ray/many.yaml")
     assert result.returncode == 78
-    line = _one_line(result, "train")
+    line = one_line(result, "train")
     assert f"{workers} workers" in line
     assert f"has {os.cpu_count()}" in line
     assert not (ready.root / "models/vae").exists()
 
 
 def test_train_with_dead_mlflow_says_where_and_what_to_do(ready: Workspace) -> None:
-    address = f"http://127.0.0.1:{_free_port()}"
+    address = f"http://127.0.0.1:{free_port()}"
     result = ready.stage("train", MLFLOW_TRACKING_URI=address)
     assert result.returncode == 69
-    line = _one_line(result, "train")
+    line = one_line(result, "train")
     assert address in line
     assert "MLFLOW_TRACKING_URI" in line
 
 
 def test_run_with_dead_mlflow_stops_before_the_first_stage(workspace: Workspace) -> None:
-    address = f"http://127.0.0.1:{_free_port()}"
+    address = f"http://127.0.0.1:{free_port()}"
     result = workspace.run(sys.executable, "-m", "pipeline.run", MLFLOW_TRACKING_URI=address)
     assert result.returncode == 69
-    assert address in _one_line(result, "run")
+    assert address in one_line(result, "run")
     assert not (workspace.root / "data/raw").exists()
 
 
 def test_train_without_cluster_at_the_address_says_so(ready: Workspace) -> None:
-    result = ready.stage("train", RAY_ADDRESS=f"127.0.0.1:{_free_port()}")
+    result = ready.stage("train", RAY_ADDRESS=f"127.0.0.1:{free_port()}")
     assert result.returncode == 69
-    assert "RAY_ADDRESS" in _one_line(result, "train")
+    assert "RAY_ADDRESS" in one_line(result, "train")
 
 
 def test_train_that_diverges_stops_before_the_step_and_names_the_remedy(ready: Workspace) -> None:
@@ -98,7 +62,7 @@ def test_train_that_diverges_stops_before_the_step_and_names_the_remedy(ready: W
     ready.set({"fit.learning_rate": 1.0, "fit.weight_decay": 10.0, "fit.warmup_images": 0, "train.total_images": 6400})
     result = ready.stage("train")
     assert result.returncode == 70, result.stderr
-    line = _one_line(result, "train")
+    line = one_line(result, "train")
     assert "fit.learning_rate" in line
     assert "step" in line
     assert not (ready.root / "models/vae").exists()
@@ -109,7 +73,7 @@ def test_preprocess_on_a_full_disk_leaves_nothing_half_written(ready: Workspace)
     # A limit on the size of one file is the portable way to make a write fail in the middle.
     result = ready.run("bash", "-c", f"ulimit -f 40; exec {sys.executable} -m pipeline.preprocess")
     assert result.returncode == 73, result.stderr
-    assert "free some space" in _one_line(result, "preprocess")
+    assert "free some space" in one_line(result, "preprocess")
     assert not (ready.root / "data/processed").exists()
     again = ready.stage("preprocess")
     assert again.returncode == 0, again.stderr
@@ -128,21 +92,6 @@ def _start_training(workspace: Workspace) -> subprocess.Popen:
         assert time.monotonic() < deadline, "no checkpoint came"
         time.sleep(0.05)
     return process
-
-
-LONG = {"train.total_images": 12_800, "train.validate_every_images": 1280, "train.checkpoint_every_images": 640}
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(prepared: Workspace, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The weights' hash of a training that nothing disturbed."""
-    copy = Workspace.__new__(Workspace)
-    copy.root = tmp_path_factory.mktemp("calm") / "project"
-    shutil.copytree(prepared.root, copy.root)
-    copy.set(LONG)
-    result = copy.stage("train")
-    assert result.returncode == 0, result.stderr
-    return _hash(copy.root / WEIGHTS)
 
 
 def test_ctrl_c_leaves_a_checkpoint_from_which_the_same_weights_follow(ready: Workspace, uninterrupted: str) -> None:

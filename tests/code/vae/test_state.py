@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import pathlib
+import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from vae import state as state_module
 from vae.config import FitConfig, ModelConfig
 from vae.files import MANIFEST, write_manifest
 from vae.models import ConvVAE, build
 from vae.optim import Ema, build_optimizer
-from vae.state import Progress, Snapshot, load_checkpoint, newest_checkpoint, write_checkpoint
+from vae.state import Progress, Saver, Snapshot, load_checkpoint, newest_checkpoint, write_checkpoint
 
 MEMBERS = ["model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"]
 Parts = tuple[ConvVAE, Ema, torch.optim.Optimizer]
@@ -199,3 +203,75 @@ def test_checkpoint_of_another_model_is_refused(root: Path, model_config: ModelC
     other = make(replace(model_config, latent_dim=5), fit_config, seed=0)
     with pytest.raises(RuntimeError, match="size mismatch"):
         load_checkpoint(root / "step-00000005", *other)
+
+
+def test_write_checkpoint_keeps_the_best_beside_the_newest(root: Path, parts: Parts) -> None:
+    for step in (7, 11, 100):
+        save_checkpoint(root, Progress(step=step, best_step=5), *parts)
+    assert names(root) == ["step-00000005", "step-00000011", "step-00000100"]
+
+
+def test_snapshot_is_not_touched_by_the_training_that_goes_on(parts: Parts) -> None:
+    snapshot = Snapshot.take(Progress(step=3), *parts)
+    before = {file: {k: v.clone() for k, v in tensors.items()} for file, tensors in snapshot.tensors.items()}
+    advance(parts, 3, 6)
+    for file, tensors in snapshot.tensors.items():
+        assert tensors and all(torch.equal(before[file][k], v) for k, v in tensors.items())
+
+
+def test_saver_writes_in_order_and_what_fails_comes_with_the_next_call(tmp_path: Path, parts: Parts) -> None:
+    saver = Saver(tmp_path / "c", keep=2)
+    for step in (1, 2, 3):
+        saver.save(Progress(step=step), *parts)
+    saver.wait()
+    assert names(tmp_path / "c") == ["step-00000002", "step-00000003"]
+    shutil.rmtree(tmp_path / "c")
+    (tmp_path / "c").write_text("a file in the folder's place")
+    saver.save(Progress(step=4), *parts)
+    with pytest.raises(OSError, match="c"):
+        saver.save(Progress(step=5), *parts)
+    saver.close()
+
+
+CRASH_POINTS = ("vae.state.save_file", "vae.state.write_text", "vae.state.write_manifest", "pathlib.Path.rename")
+
+
+@pytest.mark.parametrize("point", CRASH_POINTS)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_while_a_checkpoint_is_written_the_one_before_is_trusted(root: Path, parts: Parts, point: str, when: str) -> None:
+    # A process of its own that ends at once, without unwinding, before or after the call.
+    pid = os.fork()
+    if pid == 0:
+        with pytest.MonkeyPatch.context() as patch:
+            module, name = point.rsplit(".", 1)
+            owner = pathlib.Path if module == "pathlib.Path" else state_module
+            real = getattr(owner, name)
+
+            def dying(*arguments: object, **named: object) -> object:
+                if when == "before":
+                    os._exit(0)
+                real(*arguments, **named)
+                os._exit(0)
+
+            patch.setattr(owner, name, dying)
+            save_checkpoint(root, Progress(step=9), *parts)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    done = point == "pathlib.Path.rename" and when == "after"
+    assert newest_checkpoint(root).name == ("step-00000009" if done else "step-00000005")
+    save_checkpoint(root, Progress(step=9), *parts)  # what was left behind is in nobody's way
+    assert newest_checkpoint(root).name == "step-00000009"
+
+
+@pytest.mark.parametrize("name", [*MEMBERS, MANIFEST])
+def test_newest_checkpoint_any_of_a_hundred_random_flips_and_cuts_is_found(root: Path, name: str) -> None:
+    path, rng = root / "step-00000005" / name, random.Random(0)
+    whole = path.read_bytes()
+    for _ in range(100):
+        position, bit = rng.randrange(len(whole)), rng.randrange(8)
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << bit]) + whole[position + 1 :])
+        assert newest_checkpoint(root).name == "step-00000003", (position, bit)
+        path.write_bytes(whole[: rng.randrange(len(whole))])
+        assert newest_checkpoint(root).name == "step-00000003"
+    path.write_bytes(whole)
+    assert newest_checkpoint(root).name == "step-00000005"

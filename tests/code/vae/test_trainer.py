@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import nn
 from vae import gradients, trainer
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter
-from vae.errors import NonFiniteError, StoppedError
+from vae.errors import NonFiniteError, StepError, StoppedError
 from vae.models import build
 from vae.models.conv import Output
 from vae.optim import learning_rate
@@ -341,3 +342,60 @@ def test_fit_gradient_is_clipped_to_its_norm(
     fit(model_config, replace(fit_config, clip_norm=0.5, total_images=16), shards, shards)
     norm = torch.stack([p.grad.square().sum() for p in captured[0].parameters()]).sum().sqrt()
     assert float(norm) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_fit_stops_early_with_the_best_model(
+    model_config: ModelConfig, fit_config: FitConfig, shards: ImageShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The bound that is judged by is given: it rises twice and falls from then on.
+    given = iter([-10.0, -5.0, -6.0, -7.0, -8.0])
+    monkeypatch.setattr(trainer, "bound", lambda *_: {"elbo_nats": next(given), "distortion_nats": 1.0, "rate_nats": 0.0})
+    seen: dict[float, dict[str, torch.Tensor]] = {}
+    config = replace(fit_config, total_images=1600, patience_reports=2)
+    fitted = fit(
+        model_config, config, shards, shards, checkpoints=tmp_path,
+        on_report=lambda metrics, model: seen.update({metrics["step"]: weights(model)}),
+    )  # fmt: skip
+    assert fitted.step == 40 and list(seen) == [10, 20, 30, 40]
+    for name, value in fitted.model.state_dict().items():
+        assert torch.equal(value, seen[20][name])
+    again = fit(model_config, config, shards, shards, checkpoints=tmp_path)  # finished: nothing is left to do
+    assert again.step == 40 and all(torch.equal(v, seen[20][k]) for k, v in again.model.state_dict().items())
+
+
+def test_fit_patience_without_checkpoints_is_refused(
+    model_config: ModelConfig, fit_config: FitConfig, shards: ImageShards
+) -> None:
+    with pytest.raises(ValueError, match="patience_reports needs checkpoints"):
+        fit(model_config, replace(fit_config, patience_reports=1), shards, shards)
+
+
+def test_fit_skips_as_many_bad_steps_as_it_may_and_then_stops_with_the_last_good_checkpoint(
+    model_config: ModelConfig, fit_config: FitConfig, shards: ImageShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, bad = trainer.step_noise, {5, 17, 25}
+    monkeypatch.setattr(
+        trainer, "step_noise", lambda seed, step, *rest: real(seed, step, *rest) * (math.nan if step in bad else 1)
+    )
+    recorder = Recorder()
+    config = replace(fit_config, skip_nonfinite_steps=2)
+    with pytest.raises(NonFiniteError, match=r"at step 25.*last good checkpoint: step 20"):
+        fit(model_config, config, shards, shards, checkpoints=tmp_path, on_report=recorder)
+    assert [report["skipped_steps"] for report in recorder.reports] == [1, 2]
+    assert all(math.isfinite(value) for report in recorder.reports for value in report.values())
+
+
+def test_fit_error_in_a_step_says_which(
+    model_config: ModelConfig, fit_config: FitConfig, shards: ImageShards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = trainer.step_noise
+
+    def buggy(seed: int, step: int, *rest: object) -> torch.Tensor:
+        if step == 7:
+            raise PlannedError("a bug")
+        return real(seed, step, *rest)
+
+    monkeypatch.setattr(trainer, "step_noise", buggy)
+    with pytest.raises(StepError, match=r"step 7: PlannedError: a bug") as caught:
+        fit(model_config, fit_config, shards, shards)
+    assert caught.value.step == 7 and isinstance(caught.value.__cause__, PlannedError)

@@ -1,0 +1,139 @@
+"""A training as plain processes, one for each rank, which a test can hurt at any step: ``Group(folder).run(ranks, fault)``."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS, BATCH, CHECKPOINT_STEPS = 24, 24, 5
+LIMIT_SECONDS = 60.0
+PEER_SECONDS = 5  # until the others give a silent rank up
+
+
+class Group:
+    """The folder of a training: its data, its checkpoints, and one process after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._launches = folder, 0
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def run(self, ranks: int, fault: dict[str, Any] | None = None) -> list[int]:
+        """Start the ranks, let ``fault`` happen, and return their exit codes; none is left running.
+
+        ``fault``: step, rank and what: kill, stop (SIGSTOP), nan, bug, full (no file may grow), eio (fsync fails once).
+        """
+        self._launches += 1
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "ranks", str(self.folder), str(rank), str(ranks), str(self._launches), json.dumps(fault)],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=(self.folder / f"log-{self._launches}-{rank}").open("w"),
+            )
+            for rank in range(ranks)
+        ]
+        deadline = time.monotonic() + LIMIT_SECONDS
+        try:
+            for process in processes:
+                if fault and fault["what"] == "stop" and processes.index(process) == fault["rank"]:
+                    continue
+                process.wait(max(0.1, deadline - time.monotonic()))
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        return [process.returncode for process in processes]
+
+    def log(self, rank: int = 0) -> str:
+        """What a rank of the last launch wrote to standard error."""
+        return (self.folder / f"log-{self._launches}-{rank}").read_text()
+
+    def result(self) -> list[str]:
+        """The sha256 of the final weights, moving averages and moments."""
+        last = self.checkpoints / f"step-{STEPS:08d}"
+        return [hashlib.sha256((last / f"{name}.safetensors").read_bytes()).hexdigest() for name in ("model", "ema", "optimizer")]
+
+
+def _hurt(what: str) -> None:
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if what == "bug":
+        raise KeyError("a planted bug")
+    if what == "full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    if what == "eio":
+        real = os.fsync
+
+        def failing(descriptor: int) -> None:
+            os.fsync = real
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        os.fsync = failing
+
+
+def main() -> None:
+    """One rank."""
+    import datetime
+
+    import numpy as np
+    import torch
+    import torch.distributed as dist
+
+    from vae import trainer
+    from vae.config import FitConfig, ModelConfig
+    from vae.data import ImageShards, ShardWriter
+
+    folder, rank, ranks, launch = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    fault = json.loads(sys.argv[5])
+    torch.set_num_threads(1)
+    if ranks > 1:
+        wait = datetime.timedelta(seconds=PEER_SECONDS)
+        dist.init_process_group(
+            "gloo", init_method=f"file://{folder}/meeting-{launch}", rank=rank, world_size=ranks, timeout=wait
+        )
+    if rank == 0 and not (folder / "shards").exists():
+        writer = ShardWriter(folder / "shards", (8, 8, 1), 30)
+        writer.add_all(np.random.default_rng(0).integers(0, 256, (100, 2, 2, 1), np.uint8).repeat(4, 1).repeat(4, 2))
+        writer.close()
+    if ranks > 1:
+        dist.barrier()
+    images, real = ImageShards(folder / "shards"), trainer.step_noise
+
+    def step_noise(seed: int, step: int, *rest: Any) -> torch.Tensor:
+        if fault and (fault["step"], fault["rank"]) == (step, rank):
+            _hurt(fault["what"])
+            return real(seed, step, *rest) * (float("nan") if fault["what"] == "nan" else 1)
+        return real(seed, step, *rest)
+
+    trainer.step_noise = step_noise
+    model = ModelConfig(name="conv", image_shape=(8, 8, 1), latent_dim=3, widths=(48,), hidden_units=512, likelihood="logistic")
+    config = FitConfig(
+        seed=3, beta=1.5, global_batch_size=BATCH, total_images=STEPS * BATCH, learning_rate=1e-3, warmup_images=64,
+        weight_decay=0.01, clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=4.0, beta_anneal_share=0.5,
+        memory_format="channels_last", compile=False, recompute=False, micro_batch_size=0, exactness="resume", virtual_shards=12,
+        skip_nonfinite_steps=0, validate_every_images=8 * BATCH, checkpoint_every_images=CHECKPOINT_STEPS * BATCH,
+        keep_checkpoints=2, patience_reports=0,
+    )  # fmt: skip
+    trainer.fit(model, config, images, images, checkpoints=folder / "checkpoints")
+    if ranks > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
