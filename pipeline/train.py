@@ -17,6 +17,7 @@ import torch
 
 from pipeline import stage
 from pipeline.cluster import connected, load_profile
+from pipeline.errors import BadConfigError
 from pipeline.forwarder import Forwarder
 from pipeline.group import run_group
 from pipeline.job import Job, fingerprint, identity, on_the_fly, training_directories
@@ -27,12 +28,15 @@ from pipeline.spool import read
 from vae.artefact import load_artefact, save_artefact
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards
+from vae.errors import ResumeRefusedError
 from vae.files import MANIFEST, canonical_json, read_json, read_manifest, replaced_directory, sha256_file, write_text
 from vae.models import build
 from vae.samplers import fit_prior
+from vae.state import claim
 
 PARAMS = ("base.seed", "augment", "fit", "train")
 PRIOR_IMAGES = 10_000  # training images whose latents the prior is fitted to
+KEY_FILE = "fingerprint"  # of the training that .work/train belongs to
 log = logging.getLogger("pipeline.train")
 
 
@@ -79,6 +83,18 @@ def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
     load_artefact(paths.model)
 
 
+def _begin(job: Job, key: str) -> None:
+    """Drop what another training left that never came to a checkpoint; BadConfigError where it did."""
+    path, checkpoints = job.state / KEY_FILE, job.state / "checkpoints"
+    if not any(checkpoints.glob("step-*")) and not (path.exists() and path.read_text() == key):
+        shutil.rmtree(job.state, ignore_errors=True)
+        write_text(path, key)
+    try:  # the trainer does so too; here it takes no cluster to be started
+        claim(checkpoints, job.model, job.fit, job.identity)
+    except ResumeRefusedError as error:
+        raise BadConfigError(str(error)) from None
+
+
 def train(values: SimpleNamespace, paths: Paths) -> None:
     """Train, track, fit the prior and write models/vae."""
     torch.set_num_threads(1)
@@ -100,18 +116,20 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
         augment=augment,
     )
     tracker = connect(paths)
-    job.state.mkdir(parents=True, exist_ok=True)
+    _begin(job, key)
     run_id = tracker.run("train", key=f"train-{key}", tags={"vaeline.stage": "train", "vaeline.data": data["processed"]})
-    tracker.params(run_id, {**vars(fit), **{f"model.{k}": v for k, v in vars(model).items()}, "workers": profile.workers})
+    hardware = {**vars(profile), "torch": torch.__version__, "processor": torch.backends.cpu.get_cpu_capability()}
+    hardware.pop("address")
+    tracker.params(run_id, {**vars(fit), **{f"model.{k}": v for k, v in vars(model).items()}, **hardware})
     log.info(
         "%s, beta %.3g, %d latent dimensions, %d images over %d workers",
         model.name, fit.beta, model.latent_dim, fit.total_images, profile.workers,
     )  # fmt: skip
     tracker.artifacts(run_id, paths.preprocess_report, "data")
-    counts = {
-        name: float(value) for name, value in read_json(paths.preprocess_report / METRICS).items() if isinstance(value, int)
-    }
-    tracker.metrics(run_id, {f"data_{name}": value for name, value in counts.items()})
+    counts = paths.preprocess_report / METRICS
+    made_ms = int(counts.stat().st_mtime * 1000)  # a resumed run says the same again, and the store keeps it once
+    numbers = {f"data_{name}": value for name, value in read_json(counts).items() if isinstance(value, int)}
+    tracker.records(run_id, [{**numbers, "step": 0, "time_ms": made_ms}])
     outbox, forwarder = Outbox(paths), Forwarder(tracker, run_id, fit.total_images)
     started = time.monotonic()
     try:

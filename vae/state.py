@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vae.config import FitConfig, ModelConfig
 from vae.errors import ResumeRefusedError
 from vae.files import DamagedError, canonical_json, read_json, read_manifest, replaced_directory, write_manifest, write_text
 from vae.numerics import check_identity
@@ -131,9 +132,12 @@ class Saver:
         self._thread.shutdown()
 
 
-def claim(root: Path, identity: Mapping[str, Any]) -> None:
-    """Write down which training ``root`` belongs to; ResumeRefusedError where it holds checkpoints of another one."""
-    path = root / IDENTITY
+def claim(root: Path, model: ModelConfig, config: FitConfig, facts: Mapping[str, Any]) -> None:
+    """Write down which training ``root`` belongs to; ResumeRefusedError where it holds checkpoints of another one.
+
+    ``facts`` is what else makes it the one that it is: hashes of data and code.
+    """
+    path, identity = root / IDENTITY, {"model": asdict(model), "fit": asdict(config), **facts}
     if path.exists() and any(root.glob(f"{PREFIX}*")):
         try:
             before = read_json(path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def fit(
     with determinism(config, run.device):
         try:
             if checkpoints is not None:
-                run.resume(checkpoints, {"model": asdict(model_config), "fit": asdict(config), **(identity or {})}, on_report)
+                run.resume(checkpoints, identity or {}, on_report)
             return run.train(Loader(train, config, run.device, augment), val, on_report, should_stop)
         finally:
             if run.saver is not None:
@@ -89,7 +89,7 @@ class _Run:
     """The state of one training on this rank, and its loop."""
 
     def __init__(self, model_config: ModelConfig, config: FitConfig, device: torch.device, checkpoints: Path | None) -> None:
-        self.config, self.device, self.latent_dim, self.checkpoints = config, device, model_config.latent_dim, checkpoints
+        self.model_config, self.config, self.device, self.checkpoints = model_config, config, device, checkpoints
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = build(model_config).to(device)
@@ -106,7 +106,7 @@ class _Run:
         here, refused, found = numerics(self.device), "", -1
         if rank() == 0:
             try:
-                claim(checkpoints, identity)
+                claim(checkpoints, self.model_config, self.config, identity)
                 found = newest_step(checkpoints)
             except ResumeRefusedError as error:
                 refused = str(error)
@@ -174,7 +174,7 @@ class _Run:
     def _step(self, gradients: Gradients, loader: Loader) -> Tensor:
         """One optimizer step; returns this rank's sums over its images: distortion, rate (both in nats), count."""
         config, progress, step = self.config, self.progress, self.progress.step
-        noise_ND = step_noise(config.seed, step, (config.global_batch_size, self.latent_dim), self.device)
+        noise_ND = step_noise(config.seed, step, (config.global_batch_size, self.model_config.latent_dim), self.device)
         beta = annealed_beta(step * config.global_batch_size, config)
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self.optimizer.zero_grad(set_to_none=True)

@@ -380,3 +380,12 @@ def test_fit_config_carries_every_shared_field():
         assert getattr(config, name) == document[name]
     model = fit.model_config((32, 32, 3), 7)
     assert (model.name, list(model.widths), model.latent_dim) == (document["model"], document["widths"], 7)
+
+
+def test_elastic_with_micro_batches_or_more_shards_than_images_is_refused():
+    text = changed({"fit.exactness": "elastic", "fit.micro_batch_size": "8", "fit.virtual_shards": "128"})
+    with pytest.raises(BadConfigError) as error:
+        params.check(text, "params.yaml")
+    assert "fit.micro_batch_size: must be 0" in str(error.value) and "fit.virtual_shards: 128 are more than the 64" in str(
+        error.value
+    )
