@@ -27,7 +27,8 @@ from pipeline.paths import BEST, METRICS, Paths
 from pipeline.plots import draw_trials
 from pipeline.spool import read
 from pipeline.tracking import Tracker
-from pipeline.trial import run_trial, trial_job
+from pipeline.trial import run_trial, side_by_side, trial_job
+from vae.config import FitConfig
 from vae.data import ImageShards
 from vae.extractor import load_extractor
 from vae.files import MANIFEST, canonical_json, read_manifest, replaced_directory, sha256_file, write_text
@@ -39,15 +40,12 @@ DRIVER_BYTES = 2**20  # of Ray's memory resource, for a trial that only drives i
 log = logging.getLogger("pipeline.tune")
 
 
-def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
-    """The job that all trials share; a trial replaces beta and latent_dim."""
-    section = values.tune
-    facts = read_manifest(paths.processed)
-    read_manifest(paths.augmented)
+def trial_fit(values: SimpleNamespace) -> FitConfig:
+    """The training that a trial is where nothing stops it, with ``tune.beta_min``."""
+    section, batch = values.tune, values.fit.global_batch_size
     reports = section.reduction_factor ** (section.rungs - 1)
-    batch = values.fit.global_batch_size
     every = max(1, round(section.images_per_trial / reports / batch)) * batch  # whole steps, so that the last report is the end
-    fit = values.fit.fit_config(
+    return values.fit.fit_config(
         seed=values.base.seed,
         beta=section.beta_min,
         total_images=every * reports,
@@ -56,6 +54,14 @@ def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
         keep_checkpoints=2,
         patience_reports=0,  # the scheduler stops trials
     )
+
+
+def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
+    """The job that all trials share; a trial replaces beta and latent_dim."""
+    section = values.tune
+    facts = read_manifest(paths.processed)
+    read_manifest(paths.augmented)
+    fit = trial_fit(values)
     model = values.fit.model_config(tuple(facts["image_shape"]), section.latent_dim_min)
     data = {name: sha256_file(getattr(paths, name) / MANIFEST) for name in ("processed", "augmented", "extractor")}
     # The prior decides a trial's score: without it a search begun under another prior would replay that one's scores.
@@ -114,11 +120,7 @@ def _search(values: SimpleNamespace, template: Job, profile: Profile, trials_see
     # A trial that drives a group must not hold a processor that its own workers wait for; Ray wants some resource all the same.
     alone = {"CPU": profile.cpus_per_worker, "GPU": profile.gpus_per_worker}
     needs = tune.PlacementGroupFactory([{"memory": DRIVER_BYTES} if grouped else alone])
-    each = section.workers_per_trial * profile.cpus_per_worker
-    side_by_side = max(1, int(ray.cluster_resources().get("CPU", 1)) // each)
-    if profile.gpus_per_worker:
-        gpus = section.workers_per_trial * profile.gpus_per_worker
-        side_by_side = max(1, min(side_by_side, int(ray.cluster_resources().get("GPU", 0)) // gpus))
+    at_once = side_by_side(profile, section.workers_per_trial, ray.cluster_resources())
     setup = {"template": template.to_dict(), "workers": section.workers_per_trial, "profile": vars(profile)}
     storage = template.state / "ray"
     shutil.rmtree(storage, ignore_errors=True)
@@ -135,7 +137,7 @@ def _search(values: SimpleNamespace, template: Job, profile: Profile, trials_see
             search_alg=OptunaSearch(sampler=_sampler(values.base.seed)),
             scheduler=HyperBandScheduler(max_t=reports, reduction_factor=section.reduction_factor),
             reuse_actors=not grouped,
-            max_concurrent_trials=side_by_side if grouped else None,
+            max_concurrent_trials=at_once if grouped else None,
         ),
         run_config=tune.RunConfig(name="search", storage_path=str(storage), verbose=0),
     )
