@@ -28,6 +28,7 @@ RAY_BYTES, RAY_WORKER_BYTES = 900 * MIB, 150 * MIB
 CHECKPOINT_COPIES = 4  # weights, their average, Adam's two moments
 STATE_COPIES = 6  # these four, the averaged model that validation uses, gradients
 REPORT_BYTES = 8 * MIB
+MARGIN = 1.15  # of memory: what the parts leave unexplained in a real process
 GAIN = 1.05  # a variant must be this much faster than what is configured: less is noise
 Nodes = Sequence[Mapping[str, float]]  # what each node has: CPU, GPU, memory (bytes)
 
@@ -223,7 +224,11 @@ def foreseen(
             "images_per_second_of_a_trial": measured["trial"]["images_per_second"],
             "score_seconds": measured["trial"].get("score_seconds"),
         },
-        "memory_bytes": {**memory, "at_once": at_worst + RAY_BYTES, "rehearsed_train": measured["train"]["peak_bytes"]},
+        "memory_bytes": {
+            **memory,
+            "at_once": round(MARGIN * at_worst) + RAY_BYTES,
+            "rehearsed_train": measured["train"]["peak_bytes"],
+        },
         "disk_bytes": {"checkpoint": checkpoint, **disk_bytes(checkpoint, fit, section, at_once)},
         "variants": variants,
         "recommended": {key: chosen[key] for key in ("precision", "memory_format", "compile")},
