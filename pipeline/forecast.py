@@ -28,7 +28,7 @@ RAY_BYTES, RAY_WORKER_BYTES = 900 * MIB, 150 * MIB
 CHECKPOINT_COPIES = 4  # weights, their average, Adam's two moments
 STATE_COPIES = 6  # these four, the averaged model that validation uses, gradients
 REPORT_BYTES = 8 * MIB
-MARGIN = 1.15  # of memory: what the parts leave unexplained in a real process
+MARGIN = 1.2  # of memory: what the parts leave unexplained in a real process
 GAIN = 1.05  # a variant must be this much faster than what is configured: less is noise
 Nodes = Sequence[Mapping[str, float]]  # what each node has: CPU, GPU, memory (bytes)
 
