@@ -25,14 +25,13 @@ from pipeline.cluster import DEFAULT_PROFILE, PROFILE_VARIABLE, Profile, connect
 from pipeline.console import set_up_logging
 from pipeline.errors import BadConfigError, CannotWriteError
 from pipeline.paths import BEST, Paths
-from pipeline.rehearsal import Data, data, rehearse, task
+from pipeline.rehearsal import START_SECONDS, Data, data, rehearse, task
 from pipeline.train import choose, configs
 from pipeline.tune import trial_fit
 from vae.files import canonical_json, write_text
 
 PARAMS = ("base", "download", "preprocess", "augment", "fit", "tune", "train")
 SECONDS = 8.0  # of measuring, beside starting
-START_SECONDS = 8.0  # of the processes, and their first steps
 ENDLESS = [{"CPU": 1e9, "GPU": 1e9}]
 log = logging.getLogger("pipeline.plan")
 
@@ -138,7 +137,7 @@ def _span(span: Mapping[str, float], shown: Any = _duration) -> str:
 
 
 def _amount(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
 
 
 def table(report: Mapping[str, Any]) -> str:
@@ -158,7 +157,13 @@ def table(report: Mapping[str, Any]) -> str:
     for name in ("train", "trial"):
         parts = ", ".join(f"{part} {size / 1e6:.0f}" for part, size in memory[name].items() if part != "in all")
         rows.append((f"a worker of {name}", _amount(memory[name]["in all"]), parts))
-    rows.append(("at once", _amount(memory["at_once"]), f"of {_amount(memory['machine'])}: {_verdict(report) or 'fits'}"))
+    rows.append(
+        (
+            "at once",
+            _amount(memory["at_once"]),
+            f"with {forecast.MARGIN - 1:.0%} to spare, of {_amount(memory['machine'])}: {_verdict(report) or 'fits'}",
+        )
+    )
     rows += [("disk", "", ""), *((name, _amount(disk[name]), "") for name in disk if name not in ("checkpoint", "free"))]
     rows += [("free", _amount(disk["free"]), ""), ("precision, layout", "", "")]
     for each in report["variants"]:

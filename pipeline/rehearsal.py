@@ -30,6 +30,7 @@ from vae.metrics.frechet import Moments
 
 RANDOM_BYTES = 2**24  # of images made up where there are none, but a batch at least
 WAIT_SECONDS = 0.1
+START_SECONDS = 8.0  # of the processes, and of their first steps
 GRACE_SECONDS = 600  # beyond the time asked for: large networks, and torch.compile
 
 
@@ -98,7 +99,7 @@ def _score(values: SimpleNamespace, paths: Paths, directory: Path) -> dict[str, 
         return None
     features = load_extractor(paths.extractor)[0].config.feature_dim
     cov_DD = torch.eye(features, dtype=torch.float64)
-    save_reference(directory / "reference.safetensors", Moments(cov_DD[0], cov_DD, values.tune.score_samples))
+    save_reference(directory / "reference.safetensors", Moments(cov_DD.sum(0), cov_DD, values.tune.score_samples))
     return {
         "extractor": str(paths.extractor),
         "reference": str(directory / "reference.safetensors"),
@@ -165,7 +166,8 @@ def rehearse(what: dict[str, Any], directory: Path) -> dict[str, Any]:
     number = max(what["workers"], what["trials"] * what["trial_workers"])
     errors = [directory / f"errors-{i}.txt" for i in range(number)]
     processes, started = [], time.monotonic()
-    shown = Progress(round(what["seconds"]), "s", "measuring")
+    expected = round(START_SECONDS + what["seconds"])
+    shown = Progress(expected, "s", "measuring")
     try:
         for i, path in enumerate(errors):
             command = [sys.executable, "-m", "pipeline.probe", str(directory), str(i)]
@@ -178,7 +180,7 @@ def rehearse(what: dict[str, Any], directory: Path) -> dict[str, Any]:
             seconds = time.monotonic() - started
             if seconds > what["seconds"] + GRACE_SECONDS:
                 raise TrainingFailedError(f"measuring did not end within {seconds:.0f} s: make the model or the batch smaller")
-            shown.to(min(round(what["seconds"]), int(seconds)), f"{number} processes")
+            shown.to(min(expected, int(seconds)), f"{number} processes")
             time.sleep(WAIT_SECONDS)
         for process, path in zip(processes, errors, strict=True):
             if process.returncode:
