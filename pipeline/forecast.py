@@ -21,8 +21,8 @@ from vae.gradients import check_division
 from vae.models import build
 
 MIB = 2**20
-# Measured with Ray 2.60 on two cores: starting and ending a cluster around a stage, and what a trial's actor costs to begin.
-CLUSTER_SECONDS, TRIAL_SECONDS = 14.0, 1.5
+# Measured with Ray 2.60 on two cores: a cluster around a stage, a group of workers in it, and what a trial's actor costs to begin.
+CLUSTER_SECONDS, GROUP_SECONDS, TRIAL_SECONDS = 11.0, 8.0, 1.5
 # Beside the workers' own: Ray's servers and the stage's process; and what Ray adds to each worker.
 RAY_BYTES, RAY_WORKER_BYTES = 900 * MIB, 150 * MIB
 CHECKPOINT_COPIES = 4  # weights, their average, Adam's two moments
@@ -114,7 +114,7 @@ def search(section: Tune, config: FitConfig, costs: Mapping[str, float], val_ima
     rungs = section.reduction_factor ** (section.rungs - 1)
     halved = halved_reports(section.trials, section.rungs, section.reduction_factor)
     whole = sum(part.high for part in training_seconds(config, costs, val_images).values())
-    report, begin = whole / rungs, TRIAL_SECONDS
+    report, begin = whole / rungs, TRIAL_SECONDS + (GROUP_SECONDS if section.workers_per_trial > 1 else 0.0)
     least = max(halved * report + section.trials * begin, at_once * (whole + begin)) / at_once
     most = math.ceil(section.trials / at_once) * (whole + begin)
     images = config.total_images // rungs
@@ -197,7 +197,8 @@ def foreseen(
     configured, chosen = variants[0], recommended(variants, fit)
     costs = {**measured["train"], "step_seconds": configured["step_seconds"]}
     times = training_seconds(fit, costs, val_images or 0)
-    whole = Range(*(CLUSTER_SECONDS + sum(getattr(part, end) for part in times.values()) for end in ("low", "high")))
+    begin = CLUSTER_SECONDS + GROUP_SECONDS
+    whole = Range(*(begin + sum(getattr(part, end) for part in times.values()) for end in ("low", "high")))
     found = search(section, trial, measured["trial"], val_images or 0, at_once)
     memory, at_worst = {}, 0
     for name, config, own, workers, groups in (
