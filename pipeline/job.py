@@ -118,7 +118,7 @@ def save_reference(path: Path, features_moments: Moments) -> None:
     )
 
 
-class _Scorer:
+class Scorer:
     """FCD of samples, drawn as the finished model draws them, against the reference."""
 
     def __init__(self, score: dict[str, Any], train: ImageShards) -> None:
@@ -144,7 +144,7 @@ def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda 
     torch.set_num_threads(job.threads)
     writer = SpoolWriter(job.spool) if rank() == 0 else None
     train = ImageShards(*map(Path, job.train_directories))
-    scorer = _Scorer(job.score, train) if writer and job.score else None
+    scorer = Scorer(job.score, train) if writer and job.score else None
 
     def on_report(metrics: dict[str, float], averaged: torch.nn.Module) -> None:
         record = metrics

@@ -39,6 +39,7 @@ _PLACES = {
     "train_report": "reports/train",
     "evaluate_report": "reports/evaluate",
     "register_report": "reports/register",
+    "plan": "reports/plan.json",  # what `python -m pipeline.plan` foresees; of no stage
     "work": ".work",  # locks, checkpoints, spools, Ray's files: safe to delete when nothing runs
     "mlflow_database": "mlflow.db",
     "mlflow_artifacts": "mlartifacts",

@@ -48,10 +48,8 @@ def choose(values: SimpleNamespace, paths: Paths) -> tuple[float, int]:
     return best["beta"], best["latent_dim"]
 
 
-def configs(values: SimpleNamespace, paths: Paths) -> tuple[ModelConfig, FitConfig]:
-    """The model and the training that the parameters (and tune) ask for, on the data that there are."""
-    beta, latent_dim = choose(values, paths)
-    shape = tuple(read_manifest(paths.processed)["image_shape"])
+def configs(values: SimpleNamespace, shape: tuple[int, int, int], beta: float, latent_dim: int) -> tuple[ModelConfig, FitConfig]:
+    """The model and the training that the parameters ask for, on images of ``shape`` with the chosen beta and latent_dim."""
     model = values.fit.model_config(shape, latent_dim)
     fit = values.fit.fit_config(
         seed=values.base.seed,
@@ -99,7 +97,8 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
     """Train, track, fit the prior and write models/vae."""
     torch.set_num_threads(1)
     profile = load_profile(paths)
-    model, fit = configs(values, paths)
+    shape = tuple(read_manifest(paths.processed)["image_shape"])
+    model, fit = configs(values, shape, *choose(values, paths))
     read_manifest(paths.augmented)
     data = {name: sha256_file(getattr(paths, name) / MANIFEST) for name in ("processed", "augmented")}
     augment = on_the_fly(values.augment, paths.processed, read_manifest(paths.processed, hashes=False)["mode"])

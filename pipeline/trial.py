@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,14 @@ from pipeline.errors import TrainingFailedError
 from pipeline.group import run_group
 from pipeline.job import Job, execute, failure
 from pipeline.spool import read
+
+
+def side_by_side(profile: Profile, workers: int, resources: Mapping[str, float]) -> int:
+    """How many trials of ``workers`` a cluster of these resources runs at once; 1 at least."""
+    found = int(resources.get("CPU", 1)) // (workers * profile.cpus_per_worker)
+    if profile.gpus_per_worker:
+        found = min(found, int(resources.get("GPU", 0)) // (workers * profile.gpus_per_worker))
+    return max(1, found)
 
 
 def trial_job(template: Job, beta: float, latent_dim: int) -> Job:

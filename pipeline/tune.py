@@ -28,7 +28,8 @@ from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, METRICS, Paths
 from pipeline.plots import draw_trials
 from pipeline.spool import read
-from pipeline.trial import run_trial, trial_job
+from pipeline.trial import run_trial, side_by_side, trial_job
+from vae.config import FitConfig
 from vae.data import ImageShards
 from vae.extractor import load_extractor
 from vae.files import MANIFEST, canonical_json, read_manifest, replaced_directory, sha256_file, write_text
@@ -40,15 +41,12 @@ DRIVER_BYTES = 2**20  # of Ray's memory resource, for a trial that only drives i
 log = logging.getLogger("pipeline.tune")
 
 
-def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
-    """The job that all trials share; a trial replaces beta and latent_dim."""
-    section = values.tune
-    facts = read_manifest(paths.processed)
-    read_manifest(paths.augmented)
+def trial_fit(values: SimpleNamespace) -> FitConfig:
+    """The training that a trial is where nothing stops it, with ``tune.beta_min``."""
+    section, batch = values.tune, values.fit.global_batch_size
     reports = section.reduction_factor ** (section.rungs - 1)
-    batch = values.fit.global_batch_size
     every = max(1, round(section.images_per_trial / reports / batch)) * batch  # whole steps, so that the last report is the end
-    fit = values.fit.fit_config(
+    return values.fit.fit_config(
         seed=values.base.seed,
         beta=section.beta_min,
         total_images=every * reports,
@@ -57,6 +55,14 @@ def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
         keep_checkpoints=2,
         patience_reports=0,  # the scheduler stops trials
     )
+
+
+def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
+    """The job that all trials share; a trial replaces beta and latent_dim."""
+    section = values.tune
+    facts = read_manifest(paths.processed)
+    read_manifest(paths.augmented)
+    fit = trial_fit(values)
     model = values.fit.model_config(tuple(facts["image_shape"]), section.latent_dim_min)
     data = {name: sha256_file(getattr(paths, name) / MANIFEST) for name in ("processed", "augmented", "extractor")}
     # The prior decides a trial's score: without it a search begun under another prior would replay that one's scores.
@@ -115,11 +121,7 @@ def _search(values: SimpleNamespace, template: Job, profile: Profile, trials_see
     # A trial that drives a group must not hold a processor that its own workers wait for; Ray wants some resource all the same.
     alone = {"CPU": profile.cpus_per_worker, "GPU": profile.gpus_per_worker}
     needs = tune.PlacementGroupFactory([{"memory": DRIVER_BYTES} if grouped else alone])
-    each = section.workers_per_trial * profile.cpus_per_worker
-    side_by_side = max(1, int(ray.cluster_resources().get("CPU", 1)) // each)
-    if profile.gpus_per_worker:
-        gpus = section.workers_per_trial * profile.gpus_per_worker
-        side_by_side = max(1, min(side_by_side, int(ray.cluster_resources().get("GPU", 0)) // gpus))
+    at_once = side_by_side(profile, section.workers_per_trial, ray.cluster_resources())
     setup = {"template": template.to_dict(), "workers": section.workers_per_trial, "profile": vars(profile)}
     storage = template.state / "ray"
     shutil.rmtree(storage, ignore_errors=True)
@@ -136,7 +138,7 @@ def _search(values: SimpleNamespace, template: Job, profile: Profile, trials_see
             search_alg=OptunaSearch(sampler=_sampler(values.base.seed)),
             scheduler=HyperBandScheduler(max_t=reports, reduction_factor=section.reduction_factor),
             reuse_actors=not grouped,
-            max_concurrent_trials=side_by_side if grouped else None,
+            max_concurrent_trials=at_once if grouped else None,
         ),
         run_config=tune.RunConfig(name="search", storage_path=str(storage), verbose=0),
     )
@@ -190,20 +192,19 @@ def _best(table: pd.DataFrame, mode: str, errors: list[BaseException]) -> pd.Ser
 
 def _messages(values: SimpleNamespace, template: Job, table: pd.DataFrame, best: dict[str, Any]) -> list[Message]:
     """The search as a run of MLflow and each trial as its child."""
-    chosen = {f"best_{name}": best[name] for name in ("score", "beta", "latent_dim")}
     # A key of its own for every search, also for one that is done again with the same parameters.
     key, tags = f"tune-{template.state.name}-{time.time_ns():x}", {"vaeline.stage": "tune"}
     parameters = {name: str(value) for name, value in {**vars(values.tune), **vars(values.fit)}.items()}
+    chosen = {f"best_{name}": best[name] for name in ("score", "beta", "latent_dim")}
     record = {**chosen, "step": 0, "time_ms": int(time.time() * 1000)}
     messages = [Message(name="tune", key=key, tags=tags, params=parameters, records=[record])]
     for row in table.itertuples():
-        trial = Message(
+        messages += [Message(
             name=f"trial-{row.trial}", key=f"{key}-{row.trial}", parent_key=key, tags=tags | {"vaeline.state": row.state},
             params={"beta": str(row.beta), "latent_dim": str(row.latent_dim)},
             records=read(trial_job(template, row.beta, row.latent_dim).spool),
             status="FAILED" if row.state == "failed" else "FINISHED",
-        )  # fmt: skip
-        messages.append(trial)
+        )]  # fmt: skip
     return messages
 
 

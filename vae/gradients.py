@@ -26,9 +26,9 @@ def _cut(start: int, stop: int, pieces: int) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
-def check_division(config: FitConfig) -> None:
-    """ValueError where this number of ranks cannot share the batches out evenly."""
-    world, elastic = world_size(), config.exactness == "elastic"
+def check_division(config: FitConfig, ranks: int = 0) -> None:
+    """ValueError where this number of ranks (0: those that there are) cannot share the batches out evenly."""
+    world, elastic = ranks or world_size(), config.exactness == "elastic"
     name, count = ("virtual_shards", config.virtual_shards) if elastic else ("global_batch_size", config.global_batch_size)
     if count % world:
         fitting = ", ".join(str(n) for n in range(1, min(count, 64) + 1) if count % n == 0)

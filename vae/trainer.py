@@ -74,7 +74,7 @@ def fit(
         )
     if config.patience_reports and checkpoints is None:
         raise ValueError("patience_reports needs checkpoints: the best model is kept there")
-    run = _Run(model_config, config, default_device(), checkpoints)
+    run = Run(model_config, config, default_device(), checkpoints)
     with determinism(config, run.device):
         try:
             if checkpoints is not None:
@@ -85,8 +85,8 @@ def fit(
                 run.saver.close()
 
 
-class _Run:
-    """The state of one training on this rank, and its loop."""
+class Run:
+    """The state of one training on this rank, its loop, and a single ``step`` for whoever wants to know what one costs."""
 
     def __init__(self, model_config: ModelConfig, config: FitConfig, device: torch.device, checkpoints: Path | None) -> None:
         self.model_config, self.config, self.device, self.checkpoints = model_config, config, device, checkpoints
@@ -140,7 +140,7 @@ class _Run:
 
         while progress.step < config.total_steps and not progress.finished:
             try:
-                sums += self._step(gradients, loader)
+                sums += self.step(gradients, loader)
             except (NonFiniteError, ValueError):
                 raise
             except Exception as error:
@@ -171,7 +171,7 @@ class _Run:
             self.saver.wait()
         return Fitted(self._final(), progress.step)
 
-    def _step(self, gradients: Gradients, loader: Loader) -> Tensor:
+    def step(self, gradients: Gradients, loader: Loader) -> Tensor:
         """One optimizer step; returns this rank's sums over its images: distortion, rate (both in nats), count."""
         config, progress, step = self.config, self.progress, self.progress.step
         noise_ND = step_noise(config.seed, step, (config.global_batch_size, self.model_config.latent_dim), self.device)
