@@ -15,7 +15,9 @@ from vae.images import to_model_range
 
 RESIDENT_SHARE = 0.25  # of an accelerator's free memory: a data set up to this lies there from the start
 BLOCK_IMAGES = 8192
-FORGET_BYTES = 2**26  # mapped pages count as this process's memory: given back after so many bytes
+MAPPED_BYTES = 2**28  # mapped pages count as this process's memory: of a larger data set they are given back again and again
+FORGET_BYTES = 2**27  # ... after so many bytes
+FAULT_BYTES = 2**20  # that Linux maps at once around a place that is read, where the page cache has large folios
 
 
 class Loader:
@@ -27,11 +29,12 @@ class Loader:
 
     def __init__(self, images: ImageShards, config: FitConfig, device: torch.device, augment: OnTheFly | None) -> None:
         self._images, self._config, self._device, self._augment = images, config, device, augment
-        self._gathered_bytes, self._resident = 0, None
+        self._mapped_bytes, self._resident = 0, None
         self._thread: ThreadPoolExecutor | None = None
         self._ahead: dict[tuple[int, int, int], Future[Tensor]] = {}
+        size = len(images) * int(np.prod(images.image_shape))
+        self._forgets = size > MAPPED_BYTES
         if device.type == "cuda":
-            size = len(images) * int(np.prod(images.image_shape))
             if size <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
                 blocks = [images.slice(start, start + BLOCK_IMAGES) for start in range(0, len(images), BLOCK_IMAGES)]
                 self._resident = torch.cat([torch.from_numpy(block).to(device) for block in blocks])
@@ -45,10 +48,10 @@ class Loader:
     def _gather(self, step: int, rows: slice) -> Tensor:
         indices = stream_indices(len(self._images), self._config.seed, *self._positions(step, rows))
         batch = self._images.gather(indices)
-        self._gathered_bytes += batch.nbytes
-        if self._gathered_bytes > FORGET_BYTES:
+        self._mapped_bytes += max(batch.nbytes, len(batch) * FAULT_BYTES)
+        if self._forgets and self._mapped_bytes > FORGET_BYTES:
             self._images.forget()
-            self._gathered_bytes = 0
+            self._mapped_bytes = 0
         found = torch.from_numpy(batch)
         return found.pin_memory() if self._thread else found
 
