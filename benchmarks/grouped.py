@@ -23,7 +23,7 @@ from pipeline.spool import read
 from vae.data import ImageShards
 from vae.trainer import fit
 
-REPORTS = 2
+REPORTS, PERIODS = 2, 1.5  # reports in a training, and how many rounds' worth of steps lie between two
 
 
 def profile_of(workers: int, threads: int) -> Profile:
@@ -32,10 +32,10 @@ def profile_of(workers: int, threads: int) -> Profile:
 
 
 def job_of(case: Case, state: Path, **config: Any) -> Job:
-    """A job in an empty ``state``, with ``REPORTS`` reports of ``case.steps`` steps unless ``config`` says otherwise."""
+    """A job in an empty ``state``, with ``REPORTS`` reports unless ``config`` says otherwise."""
     shutil.rmtree(state, ignore_errors=True)
     state.mkdir(parents=True)
-    period = case.steps * case.batch_size
+    period = round(PERIODS * case.steps) * case.batch_size
     return Job(
         model=case.model_config(),
         fit=case.fit_config(**({"validate_every_images": period, "total_images": REPORTS * period} | config)),
