@@ -32,12 +32,14 @@ class Ema:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.shadow: dict[str, Tensor] = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        # The model's own tensors, found once: whoever changes weights does so in place, and to walk the modules at each step
+        # takes longer than the averaging of a small network.
+        self._model, self._current = model, model.state_dict()
+        self.shadow: dict[str, Tensor] = {name: value.detach().clone() for name, value in self._current.items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Move the average towards ``model`` after optimizer step ``step``."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = model.state_dict()
-        assert current.keys() == self.shadow.keys()
-        torch._foreach_lerp_(list(self.shadow.values()), [current[name] for name in self.shadow], 1 - decay)
+        assert model is self._model
+        torch._foreach_lerp_(list(self.shadow.values()), [self._current[name] for name in self.shadow], 1 - decay)

@@ -1,0 +1,113 @@
+"""What is trained in a comparison of speed, as plain data, so that a process in any environment can be asked for it."""
+
+from __future__ import annotations
+
+import io
+import time
+import zipfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vae.config import FitConfig, ModelConfig
+from vae.data import ImageShards, ShardWriter
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL = ROOT.parent / "shared" / "data"
+SHARDS = ROOT / ".work" / "bench-data"
+NETWORKS = {"wide": (32, 64, 128, 256), "narrow": (8, 16, 32, 64)}
+DATA = {"mnist": ("mnist-png", "L"), "cifar10": ("cifar10-jpg", "RGB")}
+STEPS = {"wide": 16, "narrow": 64}  # measured in a round: two to three seconds on one thread
+SIDE = 32
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training: network, data, numerics, and how many steps are run before and while the time is taken."""
+
+    network: str
+    data: str
+    threads: int
+    precision: str = "float32"
+    memory_format: str = "contiguous"
+    compile: bool = False
+    batch_size: int = 128
+    latent_dim: int = 32
+    warm_steps: int = 8
+
+    @property
+    def steps(self) -> int:
+        return STEPS[self.network]
+
+    @property
+    def total_images(self) -> int:
+        return (self.warm_steps + self.steps) * self.batch_size
+
+    def images(self) -> ImageShards:
+        return ImageShards(SHARDS / self.data / "train")
+
+    def model_config(self) -> ModelConfig:
+        return ModelConfig(
+            name="conv",
+            image_shape=(SIDE, SIDE, len(DATA[self.data][1])),
+            latent_dim=self.latent_dim,
+            widths=NETWORKS[self.network],
+            hidden_units=512,
+            likelihood="logistic",
+        )
+
+    def fit_config(self, **other: Any) -> FitConfig:
+        values = {
+            "global_batch_size": self.batch_size, "learning_rate": 1e-3, "warmup_images": 1000, "weight_decay": 0.01,
+            "clip_norm": 10000.0, "ema_decay": 0.999, "beta_start": 1.0, "beta_anneal_share": 0.0, "precision": self.precision,
+            "memory_format": self.memory_format, "compile": self.compile, "recompute": False, "micro_batch_size": 0,
+            "exactness": "off", "virtual_shards": 12, "skip_nonfinite_steps": 0, "seed": 0, "beta": 1.0,
+            "total_images": self.total_images, "validate_every_images": 2**40, "checkpoint_every_images": 2**40,
+            "keep_checkpoints": 1, "patience_reports": 0,
+        }  # fmt: skip
+        return FitConfig(**(values | other))
+
+    def with_(self, **other: Any) -> Case:
+        return replace(self, **other)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Stopwatch:
+    """Images per second from the end of step ``warm_steps`` to the end of the last one."""
+
+    def __init__(self, case: Case) -> None:
+        self._case, self._step, self._started, self._seconds = case, 0, 0.0, 0.0
+
+    def lap(self, steps: int = 1) -> None:
+        """So many steps have ended."""
+        self._step += steps
+        if self._step == self._case.warm_steps:
+            self._started = time.perf_counter()
+        if self._step == self._case.warm_steps + self._case.steps:
+            self._seconds = time.perf_counter() - self._started
+
+    def images_per_second(self) -> float:
+        assert self._seconds, f"the training ended after {self._step} steps"
+        return self._case.steps * self._case.batch_size / self._seconds
+
+
+def prepare(data: str) -> None:
+    """Unpack a data set into shards of 32x32 pixels (MNIST with a black border), once; the validation split has 128 images."""
+    if (SHARDS / data / "val").exists():
+        return
+    name, mode = DATA[data]
+    with zipfile.ZipFile(REAL / f"{name}.zip") as archive:
+        names = sorted(n for n in archive.namelist() if not n.endswith("/"))
+        pictures = [np.asarray(Image.open(io.BytesIO(archive.read(n))).convert(mode)) for n in names]
+    images = np.stack(pictures).reshape(len(pictures), *pictures[0].shape[:2], len(mode))
+    border = (SIDE - images.shape[1]) // 2
+    images = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)))
+    for split, part in (("train", images[:60000]), ("val", images[-128:])):
+        writer = ShardWriter(SHARDS / data / split, images.shape[1:], 8192)
+        writer.add_all(part)
+        writer.close()
