@@ -8,6 +8,7 @@ the order of the shards: the same bits on every number of ranks that the shards 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -77,9 +78,12 @@ class Gradients:
                 p.grad = None
 
     def backward(self, loss_sum: Tensor) -> None:
-        """Add the gradient of a loss that is summed over the images of the part."""
-        ranks_averaged = 1 if self._elastic else world_size()
-        (loss_sum * (ranks_averaged / self._count)).backward()
+        """Add the gradient of a loss that is summed over the images of the part; of one that is not finite, NaN.
+
+        A loss may be infinite on one rank alone, and with finite gradients: this way every rank sees it in the sum.
+        """
+        scale = (1 if self._elastic else world_size()) / self._count
+        (loss_sum * torch.where(loss_sum.detach().isfinite(), scale, math.nan)).backward()
 
     def reduce(self) -> None:
         """Make every parameter's ``grad`` that of the whole batch; the other levels have done so in ``backward``."""

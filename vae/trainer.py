@@ -189,8 +189,7 @@ class Run:
         gradients.reduce()
         # Gradients are those of the whole batch by now, so every rank sees the same norm and takes the same decision.
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-        # A loss may be infinite on one rank alone, and with finite gradients: that takes a word among all.
-        bad = any_rank(not (math.isfinite(norm) and bool(sums.isfinite().all())), self.device)
+        bad = not math.isfinite(norm)
         if bad:
             self._skip(float(norm), sums.tolist())
         else:
