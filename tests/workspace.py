@@ -115,7 +115,7 @@ class Workspace:
 
     def run(self, *command: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess:
         """Run ``python -m …`` or another command in the workspace."""
-        every = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "VAELINE_CLUSTER")}
+        every = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS" and not k.startswith(("MLFLOW_", "VAELINE_"))}
         every |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(self.root)} | environment
         return subprocess.run(command, cwd=self.root, env=every, capture_output=True, text=True, timeout=timeout, check=False)
 

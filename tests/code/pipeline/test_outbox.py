@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -23,9 +25,12 @@ def record(step: int) -> dict[str, float]:
 
 
 @pytest.fixture
-def tracker(project, monkeypatch) -> Tracker:
+def tracker(project, monkeypatch) -> Iterator[Tracker]:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return Tracker(project.paths)
+    before = dict(os.environ)  # MLflow keeps the addresses of its stores there, for children
+    yield Tracker(project.paths)
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def history(tracker: Tracker, run_id: str) -> list[tuple[int, float]]:

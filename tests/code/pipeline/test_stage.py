@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import errors, stage
 from pipeline.paths import Paths
-from vae.files import DamagedError
+from vae.files import DamagedError, write_manifest
 
 ROOT = Path(__file__).resolve().parents[3]
 # A stage whose work is the code in the first argument.
@@ -102,7 +102,8 @@ def test_stage_success_exits_0_and_gives_the_lock_back(project):
 def test_stage_damaged_input_exits_65(workspace):
     raw = workspace.root / "data/raw"
     raw.mkdir(parents=True)
-    (raw / "MANIFEST.json").write_text('{"facts": {}, "files": {"images.zip": {"size_bytes": 1, "sha256": "0"}}}')
+    (raw / "images.zip").write_bytes(b"x")
+    write_manifest(raw)
     (raw / "images.zip").write_bytes(b"xx")
     done = workspace.stage("preprocess")
     assert done.returncode == 65, done.stderr
