@@ -184,9 +184,7 @@ class Run:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                     terms = gradients.forward(x_NCHW, noise_ND[rows])
                 distortion, rate = terms.distortion_N.sum(), terms.rate_ND.sum()
-                loss = distortion + beta * rate
-                # A loss may be infinite on one rank alone, and with finite gradients: made NaN, they tell all ranks without a word more.
-                gradients.backward(loss * torch.where(loss.detach().isfinite(), 1.0, math.nan))
+                gradients.backward(distortion + beta * rate)
             sums += torch.stack([distortion.detach(), rate.detach(), torch.full_like(distortion, len(x_NCHW))]).double()
         gradients.reduce()
         # Gradients are those of the whole batch by now, so every rank sees the same norm and takes the same decision.
