@@ -1,4 +1,6 @@
-"""How fast training is: ``python -m benchmarks.train [rows]`` writes docs/results/train.json. Run the first four rows first.
+"""How fast training is: ``python -m benchmarks.train [rows]`` writes docs/results/train.json.
+
+Run variants-… (and compiled-…) before the others.
 
 variants-…: a specialist's own loop (benchmarks/hand.py) in every memory format and precision; compiled-…: its best one compiled.
 wide-…, narrow-…: that loop in its best variant, ours (plain ``vae.trainer.fit``, the same variant), pythae's BaseTrainer and
