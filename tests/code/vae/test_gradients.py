@@ -166,3 +166,15 @@ def test_recompute_changes_no_bit() -> None:
         (terms.distortion_N.sum() + terms.rate_ND.sum()).backward()
     for one, other in zip(plain.parameters(), lean.parameters(), strict=True):
         assert torch.equal(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("level", ["resume", "elastic"])
+def test_infinite_loss_with_finite_gradients_becomes_a_gradient_that_every_rank_sees(level: str) -> None:
+    model = nn.Linear(2, 1)
+    gradients = Gradients(model, replace(FIT, exactness=level))
+    for number in range(len(gradients.parts)):
+        with gradients.part(number):
+            offset = float("inf") if number == 0 else 0.0  # a constant: it has no gradient of its own
+            gradients.backward(gradients.forward(torch.ones(1, 2)).sum() + offset)
+    gradients.reduce()
+    assert all(p.grad.isnan().all() for p in model.parameters())
