@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -110,12 +111,19 @@ def _on_the_fly(augment: dict[str, Any]) -> OnTheFly:
     return OnTheFly(AugmentConfig(**augment["policy"]), keys, augment["mode"])
 
 
-def save_reference(path: Path, features_moments: Moments) -> None:
-    """Moments of real images, so that no trial computes them again."""
-    save_file(
-        {"mean_D": features_moments.mean_D, "cov_DD": features_moments.cov_DD, "count": torch.tensor(features_moments.count)},
-        path,
-    )
+def score_settings(values: SimpleNamespace, extractor: Path, reference: Moments, state: Path) -> dict[str, Any]:
+    """A job's ``score``; the moments of real images go into ``state``, so that no trial computes them again."""
+    state.mkdir(parents=True, exist_ok=True)
+    path = state / "reference.safetensors"
+    save_file({"mean_D": reference.mean_D, "cov_DD": reference.cov_DD, "count": torch.tensor(reference.count)}, path)
+    return {
+        "extractor": str(extractor),
+        "reference": str(path),
+        "samples": values.tune.score_samples,
+        "prior": values.fit.prior,
+        "components": values.fit.mixture_components,
+        "seed": values.base.seed,
+    }
 
 
 class Scorer:

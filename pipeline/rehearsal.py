@@ -20,7 +20,7 @@ import torch
 from pipeline.cluster import Profile
 from pipeline.console import Progress
 from pipeline.errors import TrainingFailedError
-from pipeline.job import Job, on_the_fly, save_reference, training_directories
+from pipeline.job import Job, on_the_fly, score_settings, training_directories
 from pipeline.paths import Paths
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter
@@ -99,15 +99,7 @@ def _score(values: SimpleNamespace, paths: Paths, directory: Path) -> dict[str, 
         return None
     features = load_extractor(paths.extractor)[0].config.feature_dim
     cov_DD = torch.eye(features, dtype=torch.float64)
-    save_reference(directory / "reference.safetensors", Moments(cov_DD.sum(0), cov_DD, values.tune.score_samples))
-    return {
-        "extractor": str(paths.extractor),
-        "reference": str(directory / "reference.safetensors"),
-        "samples": values.tune.score_samples,
-        "prior": values.fit.prior,
-        "components": values.fit.mixture_components,
-        "seed": values.base.seed,
-    }
+    return score_settings(values, paths.extractor, Moments(cov_DD.sum(0), cov_DD, values.tune.score_samples), directory)
 
 
 def task(

@@ -101,6 +101,13 @@ def guarded(name: str, work: Callable[[], None], debug: bool, record: Path | Non
     return 0
 
 
+def command(name: str, work: Callable[[], None], description: str) -> NoReturn:
+    """Entry point of a command beside the stages, ``python -m pipeline.<name>``, that takes nothing but --debug."""
+    parser = argparse.ArgumentParser(prog=f"python -m pipeline.{name}", description=description)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    sys.exit(guarded(name, work, parser.parse_args().debug))
+
+
 def main(name: str, keys: tuple[str, ...], function: StageFunction, description: str, resumable: bool = False) -> NoReturn:
     """Entry point of ``python -m pipeline.<name>``: no hyperparameter comes in here but through params.yaml.
 

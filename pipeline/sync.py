@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-
 from pipeline import stage
 from pipeline.outbox import Outbox
 from pipeline.paths import Paths
@@ -25,13 +22,5 @@ def sync(paths: Paths) -> None:
         print(f"{others} wait for another store: set MLFLOW_TRACKING_URI to the one that they were made with")
 
 
-def main() -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.sync", description=__doc__)
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    debug = parser.parse_args().debug
-    sys.exit(stage.guarded("sync", lambda: sync(Paths.here()), debug))
-
-
 if __name__ == "__main__":
-    main()
+    stage.command("sync", lambda: sync(Paths.here()), __doc__)

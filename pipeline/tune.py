@@ -23,7 +23,7 @@ from pipeline.cluster import Profile, connected, load_profile
 from pipeline.console import Progress
 from pipeline.errors import BadDataError, TrainingFailedError
 from pipeline.group import watched
-from pipeline.job import Job, fingerprint, identity, on_the_fly, save_reference, training_directories
+from pipeline.job import Job, fingerprint, identity, on_the_fly, score_settings, training_directories
 from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, METRICS, Paths
 from pipeline.plots import draw_trials
@@ -92,16 +92,7 @@ def _score(values: SimpleNamespace, paths: Paths, state: Path) -> dict[str, Any]
         reference = moments(network.features(images.spread(values.tune.score_samples)))
     except TooFewSamplesError as error:
         raise BadDataError(f"{error} in the validation split: add images, or set tune.score: elbo_nats in params.yaml") from None
-    state.mkdir(parents=True, exist_ok=True)
-    save_reference(state / "reference.safetensors", reference)
-    return {
-        "extractor": str(paths.extractor),
-        "reference": str(state / "reference.safetensors"),
-        "samples": values.tune.score_samples,
-        "prior": values.fit.prior,
-        "components": values.fit.mixture_components,
-        "seed": values.base.seed,
-    }
+    return score_settings(values, paths.extractor, reference, state)
 
 
 def _search(values: SimpleNamespace, template: Job, profile: Profile, trials_seen: Progress) -> Any:

@@ -5,8 +5,6 @@ Reads all bytes of data/ and models/; exit code 0 if whatever is there is whole,
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -54,13 +52,5 @@ def verify(paths: Paths) -> None:
         raise BadDataError("\n".join(damaged))
 
 
-def main() -> None:
-    """Entry point."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.verify", description=__doc__)
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    debug = parser.parse_args().debug
-    sys.exit(stage.guarded("verify", lambda: verify(Paths.here()), debug))
-
-
 if __name__ == "__main__":
-    main()
+    stage.command("verify", lambda: verify(Paths.here()), __doc__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 from workspace import Workspace
 
 from vae.data import ImageShards, ShardWriter
+
+# A shell's background job is deaf to Ctrl-C, and what it starts is too: the tests send it to stages.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

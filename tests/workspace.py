@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from pipeline import params
@@ -45,6 +47,7 @@ TINY = {
 
 
 WEIGHTS = "models/vae/model.safetensors"
+START_SECONDS = 120
 # 400 steps of 32 images: long enough to be hurt in the middle.
 LONG = {"train.total_images": 12_800, "train.validate_every_images": 1280, "train.checkpoint_every_images": 640}
 
@@ -113,12 +116,40 @@ class Workspace:
         with (self.root / "vae/noise.py").open("a") as stream:
             stream.write(PLANTED.format(fault=str(fault), step=step, rank=rank, what=what))
 
+    def copied(self, root: Path) -> Workspace:
+        """Another workspace with all that is in this one."""
+        shutil.copytree(self.root, root, symlinks=True)
+        copy = Workspace.__new__(Workspace)
+        copy.root = root
+        return copy
+
+    def weights_sha256(self) -> str:
+        """Of the trained model."""
+        return hashlib.sha256((self.root / WEIGHTS).read_bytes()).hexdigest()
+
+    def _environment(self, more: dict[str, str]) -> dict[str, str]:
+        every = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS" and not k.startswith(("MLFLOW_", "VAELINE_"))}
+        return every | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(self.root)} | more
+
     def run(self, *command: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess:
         """Run ``python -m …`` or another command in the workspace."""
-        every = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS" and not k.startswith(("MLFLOW_", "VAELINE_"))}
-        every |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(self.root)} | environment
-        return subprocess.run(command, cwd=self.root, env=every, capture_output=True, text=True, timeout=timeout, check=False)
+        return subprocess.run(
+            command, cwd=self.root, env=self._environment(environment), capture_output=True, text=True, timeout=timeout, check=False
+        )  # fmt: skip
 
     def stage(self, name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         """Run one stage."""
         return self.run(sys.executable, "-m", f"pipeline.{name}", *arguments, **environment)
+
+    def start_training(self, **environment: str) -> subprocess.Popen:
+        """Start the stage and wait until it has a checkpoint; all that it prints comes through ``stdout``."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.train"], cwd=self.root, env=self._environment(environment),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + START_SECONDS
+        while not list(self.root.glob(".work/train/checkpoints/step-*/MANIFEST.json")):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, "no checkpoint came"
+            time.sleep(0.02)
+        return process

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from workspace import LONG, WEIGHTS, Workspace
+from workspace import LONG, Workspace
 
 from vae.files import canonical_json, read_json, write_text
 
@@ -39,19 +37,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 @pytest.fixture
 def ready(prepared: Workspace, tmp_path: Path) -> Workspace:
     """A copy of the prepared workspace."""
-    copy = Workspace.__new__(Workspace)
-    copy.root = tmp_path / "project"
-    shutil.copytree(prepared.root, copy.root, symlinks=True)
-    return copy
+    return prepared.copied(tmp_path / "project")
 
 
 @pytest.fixture(scope="session")
 def uninterrupted(prepared: Workspace, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The weights' hash of a training that nothing disturbed."""
-    copy = Workspace.__new__(Workspace)
-    copy.root = tmp_path_factory.mktemp("calm") / "project"
-    shutil.copytree(prepared.root, copy.root)
+    copy = prepared.copied(tmp_path_factory.mktemp("calm") / "project")
     copy.set(LONG)
     result = copy.stage("train")
     assert result.returncode == 0, result.stderr
-    return hashlib.sha256((copy.root / WEIGHTS).read_bytes()).hexdigest()
+    return copy.weights_sha256()

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
-from workspace import LONG, WEIGHTS, Workspace, free_port, one_line
+from workspace import LONG, Workspace, free_port, one_line
 
-START_SECONDS, END_SECONDS = 90, 60
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+END_SECONDS = 60
 
 
 def test_train_with_more_workers_than_processors_says_both_numbers(ready: Workspace) -> None:
@@ -79,30 +71,15 @@ def test_preprocess_on_a_full_disk_leaves_nothing_half_written(ready: Workspace)
     assert again.returncode == 0, again.stderr
 
 
-def _start_training(workspace: Workspace) -> subprocess.Popen:
-    """Start the stage and wait until it has a checkpoint."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.train"], cwd=workspace.root, env=environment | {"PYTHONPATH": str(workspace.root)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + START_SECONDS
-    while not list(workspace.root.glob(".work/train/checkpoints/step-*/MANIFEST.json")):
-        assert process.poll() is None, process.stdout.read() if process.stdout else ""
-        assert time.monotonic() < deadline, "no checkpoint came"
-        time.sleep(0.05)
-    return process
-
-
 def test_ctrl_c_leaves_a_checkpoint_from_which_the_same_weights_follow(ready: Workspace, uninterrupted: str) -> None:
     ready.set(LONG)
-    process = _start_training(ready)
+    process = ready.start_training()
     process.send_signal(signal.SIGINT)
     assert process.wait(END_SECONDS) == 130
     assert not (ready.root / "models/vae").exists()
     result = ready.stage("train")
     assert result.returncode == 0, result.stderr
-    assert _hash(ready.root / WEIGHTS) == uninterrupted
+    assert ready.weights_sha256() == uninterrupted
     curves = (ready.root / "reports/train/curves.csv").read_text().splitlines()
     assert len(curves) == 1 + 10  # every report once, whichever run it came from
 
@@ -110,12 +87,12 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_same_weights_follow(ready: Wo
 @pytest.mark.slow
 def test_killed_driver_goes_on_to_the_same_weights_in_the_same_run(ready: Workspace, uninterrupted: str) -> None:
     ready.set(LONG)
-    process = _start_training(ready)
+    process = ready.start_training()
     process.kill()
     process.wait(END_SECONDS)
     result = ready.stage("train")
     assert result.returncode == 0, result.stderr
-    assert _hash(ready.root / WEIGHTS) == uninterrupted
+    assert ready.weights_sha256() == uninterrupted
     run_id = json.loads((ready.root / "reports/train/run.json").read_text())["run_id"]
     code = """
 import sys, json, mlflow

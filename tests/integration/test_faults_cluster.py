@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from workspace import LONG, WEIGHTS, Workspace, free_port
+from workspace import LONG, Workspace, free_port
 
 UP_SECONDS, END_SECONDS = 120, 240
 
@@ -86,19 +85,10 @@ def test_killed_raylet_is_replaced_by_the_spare_one_and_the_weights_are_the_same
     folder = Path("/tmp") / f"ray-{os.getpid()}"  # sockets below it: a path may have 107 bytes
     folder.mkdir()
     with _cluster(folder, token, 3) as (address, nodes):
-        environment = os.environ | token | {"PYTHONPATH": str(ready.root), "RAY_ADDRESS": address}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.train"], cwd=ready.root, env=environment, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        deadline = time.monotonic() + UP_SECONDS
-        while not list(ready.root.glob(".work/train/checkpoints/step-*/MANIFEST.json")):
-            assert process.poll() is None, process.stdout.read()
-            assert time.monotonic() < deadline, "no checkpoint came"
-            time.sleep(0.02)
+        process = ready.start_training(**token, RAY_ADDRESS=address)
         raylet = _raylet_with_a_worker(nodes)
         assert raylet is not None
         raylet.kill()
         output, _ = process.communicate(timeout=END_SECONDS)
         assert process.returncode == 0, output
-    assert hashlib.sha256((ready.root / WEIGHTS).read_bytes()).hexdigest() == uninterrupted
+    assert ready.weights_sha256() == uninterrupted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import socket
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from workspace import LONG, WEIGHTS, Workspace, free_port
+from workspace import LONG, Workspace, free_port
 
 UP_SECONDS = 90
 
@@ -107,16 +106,7 @@ def _kill_all(server: subprocess.Popen) -> None:
 
 def _train(workspace: Workspace, uri: str, in_the_middle: Callable[[], None]) -> tuple[int, str]:
     """Run the stage against ``uri`` and call ``in_the_middle`` once there is a checkpoint; its exit code and output."""
-    environment = os.environ | {"PYTHONPATH": str(workspace.root), "MLFLOW_TRACKING_URI": uri}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.train"], cwd=workspace.root, env=environment, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + UP_SECONDS
-    while not list(workspace.root.glob(".work/train/checkpoints/step-*/MANIFEST.json")):
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline, "no checkpoint came"
-        time.sleep(0.02)
+    process = workspace.start_training(MLFLOW_TRACKING_URI=uri)
     in_the_middle()
     output, _ = process.communicate(timeout=200)
     return process.returncode, output
@@ -148,7 +138,7 @@ def test_training_ends_well_without_its_mlflow_and_sync_brings_everything(
         code, output = _train(ready, uri, proxy.swallow if fault == "swallows" else lambda: _kill_all(server))
         assert code == 0, output
         assert "pipeline.sync" in output
-        assert hashlib.sha256((ready.root / WEIGHTS).read_bytes()).hexdigest() == uninterrupted
+        assert ready.weights_sha256() == uninterrupted
         proxy.close()
     again = ready.run(sys.executable, "-m", "pipeline.sync", MLFLOW_TRACKING_URI=uri)
     assert again.returncode == 69 and "Traceback" not in again.stderr  # it is still away

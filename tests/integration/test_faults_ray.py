@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import psutil
 import pytest
-from workspace import LONG, WEIGHTS, Workspace, one_line
+from workspace import LONG, Workspace, one_line
 
-START_SECONDS, END_SECONDS = 90, 120
+END_SECONDS = 120
 STEPS = 400
-
-
-def _hash(workspace: Workspace) -> str:
-    return hashlib.sha256((workspace.root / WEIGHTS).read_bytes()).hexdigest()
 
 
 def _reports(workspace: Workspace) -> int:
     return len((workspace.root / "reports/train/curves.csv").read_text().splitlines()) - 1
-
-
-def _start(workspace: Workspace) -> subprocess.Popen:
-    """Start the stage and wait until it has a checkpoint."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.train"], cwd=workspace.root, env=environment | {"PYTHONPATH": str(workspace.root)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + START_SECONDS
-    while not list(workspace.root.glob(".work/train/checkpoints/step-*/MANIFEST.json")):
-        assert process.poll() is None, process.stdout.read() if process.stdout else ""
-        assert time.monotonic() < deadline, "no checkpoint came"
-        time.sleep(0.05)
-    return process
 
 
 def _left_running(workspace: Workspace) -> list[str]:
@@ -76,7 +54,7 @@ def test_killed_worker_is_replaced_and_the_weights_are_the_same(
     result = ready.stage("train")
     assert result.returncode == 0, result.stderr
     assert not list((ready.root / "fault").iterdir())  # it did happen
-    assert _hash(ready) == uninterrupted and _reports(ready) == 10
+    assert ready.weights_sha256() == uninterrupted and _reports(ready) == 10
     assert _all_gone(ready)
 
 
@@ -108,14 +86,14 @@ def test_hung_worker_is_found_and_replaced_within_two_minutes(ready: Workspace, 
     result = ready.stage("train")
     assert result.returncode == 0, result.stderr
     assert time.monotonic() - started < 120 + 60  # the time of the training itself
-    assert _hash(ready) == uninterrupted and _all_gone(ready)
+    assert ready.weights_sha256() == uninterrupted and _all_gone(ready)
 
 
 def test_terminated_stage_leaves_a_checkpoint_and_nothing_running_and_another_configuration_is_refused(
     ready: Workspace, uninterrupted: str
 ) -> None:
     ready.set(LONG)
-    process = _start(ready)
+    process = ready.start_training()
     second = ready.stage("train")  # beside the first
     assert second.returncode == 75 and "already running" in one_line(second, "train")
     process.send_signal(signal.SIGTERM)
@@ -129,7 +107,7 @@ def test_terminated_stage_leaves_a_checkpoint_and_nothing_running_and_another_co
     ready.set({"fit.learning_rate": 0.003})
     result = ready.stage("train")
     assert result.returncode == 0, result.stderr
-    assert _hash(ready) == uninterrupted
+    assert ready.weights_sha256() == uninterrupted
 
 
 def test_fresh_forgets_the_unfinished_training(ready: Workspace) -> None:
@@ -146,7 +124,7 @@ def test_fresh_forgets_the_unfinished_training(ready: Workspace) -> None:
 @pytest.mark.slow
 def test_killed_driver_leaves_nothing_running(ready: Workspace) -> None:
     ready.set(LONG)
-    process = _start(ready)
+    process = ready.start_training()
     process.kill()
     process.wait(END_SECONDS)
     assert _all_gone(ready), _left_running(ready)
