@@ -6,17 +6,15 @@ import io
 import time
 import zipfile
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.rows import REAL, ROOT
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter
 
-ROOT = Path(__file__).resolve().parent.parent
-REAL = ROOT.parent / "shared" / "data"
 SHARDS = ROOT / ".work" / "bench-data"
 NETWORKS = {"wide": (32, 64, 128, 256), "narrow": (8, 16, 32, 64)}
 DATA = {"mnist": ("mnist-png", "L"), "cifar10": ("cifar10-jpg", "RGB")}

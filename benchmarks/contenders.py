@@ -16,7 +16,8 @@ from typing import Any, TextIO
 
 import torch
 
-from benchmarks.case import ROOT, SHARDS, Case, Stopwatch
+from benchmarks.case import SHARDS, Case, Stopwatch
+from benchmarks.rows import ROOT
 from vae.data import ImageShards
 from vae.trainer import STOP_POLL_STEPS, fit
 

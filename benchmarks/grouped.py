@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.case import ROOT, SHARDS, Case
+from benchmarks.case import SHARDS, Case
 from benchmarks.contenders import timed_fit
+from benchmarks.rows import ROOT
 from pipeline.cluster import Profile
 from pipeline.job import Job, execute
 from pipeline.spool import read

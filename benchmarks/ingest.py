@@ -8,18 +8,14 @@ groups found among real training images. Everything is generated here but the re
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
-import json
-import logging
 import os
 import resource
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import zipfile
@@ -33,7 +29,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from benchmarks.machine import machine
+from benchmarks.rows import REAL, ROOT, Row, measure
 from pipeline import params
 from pipeline.cluster import connected, load_profile
 from pipeline.decode import Rules
@@ -42,11 +38,7 @@ from pipeline.ingest import BLOCK_FILES, Task, decode_on_ray
 from pipeline.measures import Filters, luminance
 from pipeline.paths import Paths
 from vae.data import ShardWriter
-from vae.files import canonical_json, write_text
 
-ROOT = Path(__file__).resolve().parent.parent
-REAL = ROOT.parent / "shared" / "data"
-RESULT = ROOT / "docs" / "results" / "ingest.json"
 ROUNDS = 5
 RULES = Rules(32, 32, "RGB", "crop", "lanczos", (255, 255, 255), 8, 20.0, 10**8)
 OPEN = Filters(0, 0, 0, 255)
@@ -275,25 +267,11 @@ def duplicates(_work: Path, planted: int = 600) -> dict[str, Any]:
     return found
 
 
-ROWS: dict[str, Callable[[Path], dict[str, Any]]] = {
+ROWS: dict[str, Row] = {
     "small": small, "photographs": photographs, "scale": scale, "grow": grow, "duplicates": duplicates,
 }  # fmt: skip
 
 
-def main() -> None:
-    """Measure the rows that are named, or all; each replaces its own part of the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], default=[])
-    logging.disable(logging.INFO)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for row in parser.parse_args().rows or ROWS:
-        with tempfile.TemporaryDirectory(prefix="ingest-", dir=ROOT / ".work" if (ROOT / ".work").exists() else None) as name:
-            measured = ROWS[row](Path(name))
-        results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-        results |= {row: measured | {"machine": machine()}}
-        write_text(RESULT, canonical_json(results))
-        print(row, json.dumps(measured, indent=1), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    measure("ingest", ROWS, __doc__)

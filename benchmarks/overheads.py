@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.case import NETWORKS, ROOT, SIDE, Case
+from benchmarks.case import NETWORKS, SIDE, Case
 from benchmarks.contenders import timed_fit
 from benchmarks.grouped import high_water_mib, job_of, profile_of
+from benchmarks.rows import ROOT
 from pipeline.cluster import connected
 from pipeline.group import run_group
 from pipeline.paths import Paths

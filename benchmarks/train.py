@@ -12,11 +12,8 @@ after the first steps. pythae and lightning live in an environment of their own:
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,15 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import overheads
-from benchmarks.case import DATA, NETWORKS, ROOT, Case, prepare
+from benchmarks.case import DATA, NETWORKS, Case, prepare
 from benchmarks.contenders import OTHERS, Contender
 from benchmarks.grouped import profile_of, under_ray
-from benchmarks.machine import machine
+from benchmarks.rows import ROOT, Row, measure, result
 from pipeline.cluster import connected
 from pipeline.paths import Paths
-from vae.files import canonical_json, write_text
 
-RESULT = ROOT / "docs" / "results" / "train.json"
 ROUNDS = 5
 Speeds = dict[str, list[float]]
 
@@ -96,7 +91,7 @@ def compiled(network: str, _work: Path) -> dict[str, Any]:
 
 def _best(network: str, threads: int) -> dict[str, Any]:
     """The settings of the fastest loop by hand."""
-    results = json.loads(RESULT.read_text())
+    results = json.loads(result("train").read_text())
     best = results[f"variants-{network}"][str(threads)]["best"]
     tried = results.get(f"compiled-{network}")
     return best | {"compile": bool(tried) and tried[str(threads)]["ratios"]["compiled / eager"] > 1}
@@ -146,7 +141,7 @@ def grouped(network: str, data: str, work: Path) -> dict[str, Any]:
     ) | {"all": _best(network, 1)}
 
 
-ROWS: dict[str, Callable[[Path], dict[str, Any]]] = {
+ROWS: dict[str, Row] = {
     **{f"variants-{network}": partial(variants, network) for network in NETWORKS},
     **{f"compiled-{network}": partial(compiled, network) for network in NETWORKS},
     **{f"{network}-{data}": partial(against, network, data) for network in NETWORKS for data in DATA},
@@ -155,21 +150,6 @@ ROWS: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
-def main() -> None:
-    """Measure the rows that are named, or all; each replaces its own part of the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], default=[])
-    logging.disable(logging.INFO)
-    (ROOT / ".work").mkdir(exist_ok=True)
-    for row in parser.parse_args().rows or ROWS:
-        prepare("cifar10")
-        with tempfile.TemporaryDirectory(prefix="train-", dir=ROOT / ".work") as name:
-            measured = ROWS[row](Path(name))
-        results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-        results |= {row: measured | {"machine": machine()}}
-        write_text(RESULT, canonical_json(results))
-        print(row, json.dumps(measured, indent=1), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    prepare("cifar10")
+    measure("train", ROWS, __doc__)
