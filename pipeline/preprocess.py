@@ -81,9 +81,7 @@ def _grouped(found: pa.Table, images: ImageShards, mode: str, near: bool) -> np.
     if near:
 
         def light(rows: np.ndarray) -> np.ndarray:
-            pixels = images.gather(places[rows])
-            images.forget()
-            return luminance(pixels, mode)
+            return luminance(images.gather(places[rows]), mode)
 
         pairs.append(near_pairs(found["perceptual_hash"].to_numpy(), light))
     return groups(len(digests), np.concatenate(pairs))
@@ -128,7 +126,6 @@ def _pack(found: pa.Table, images: ImageShards, directory: Path, shard_images: i
         names, rows = [], [np.zeros(0, np.int64)]
         for start in range(0, len(places), GATHERED_IMAGES):
             name, row = writer.add_all(images.gather(places[start : start + GATHERED_IMAGES]))
-            images.forget()
             names += name
             rows.append(row)
         writer.close()

@@ -31,7 +31,6 @@ def _channels(images: ImageShards) -> dict[str, list[float]]:
         # Over the images first: a place's sums fit 32 bits, and numpy adds whole rows, which is nine times as fast as channels.
         total += block.sum(0, dtype=np.uint32)
         squares += np.square(block, dtype=np.uint16).sum(0, dtype=np.uint32)
-        images.forget()
     total, squares = total.sum((0, 1)), squares.sum((0, 1))
     count = len(images) * images.image_shape[0] * images.image_shape[1]
     mean = total / count

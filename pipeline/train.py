@@ -36,7 +36,6 @@ from vae.state import claim
 
 PARAMS = ("base.seed", "augment", "fit", "train")
 PRIOR_IMAGES = 10_000  # training images whose latents the prior is fitted to
-KEY_FILE = "fingerprint"  # of the training that .work/train belongs to
 log = logging.getLogger("pipeline.train")
 
 
@@ -81,12 +80,11 @@ def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
     load_artefact(paths.model)
 
 
-def _begin(job: Job, key: str) -> None:
-    """Drop what another training left that never came to a checkpoint; BadConfigError where it did."""
-    path, checkpoints = job.state / KEY_FILE, job.state / "checkpoints"
-    if not any(checkpoints.glob("step-*")) and not (path.exists() and path.read_text() == key):
+def _begin(job: Job) -> None:
+    """Drop what a training left that never came to a checkpoint; BadConfigError where there are checkpoints of another one."""
+    checkpoints = job.state / "checkpoints"
+    if not any(checkpoints.glob("step-*")):
         shutil.rmtree(job.state, ignore_errors=True)
-        write_text(path, key)
     try:  # the trainer does so too; here it takes no cluster to be started
         claim(checkpoints, job.model, job.fit, job.identity)
     except ResumeRefusedError as error:
@@ -115,7 +113,7 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
         augment=augment,
     )
     tracker = connect(paths)
-    _begin(job, key)
+    _begin(job)
     run_id = tracker.run("train", key=f"train-{key}", tags={"vaeline.stage": "train", "vaeline.data": data["processed"]})
     hardware = {**vars(profile), "torch": torch.__version__, "processor": torch.backends.cpu.get_cpu_capability()}
     hardware.pop("address")

@@ -1,4 +1,4 @@
-"""Image shards: uint8 NHWC ``.npy`` files, memory-mapped, and the stateless order in which training sees them.
+"""Image shards: uint8 NHWC ``.npy`` files, and the stateless order in which training sees them.
 
 The stream of training images is endless: position p lies in epoch p // n, at place p % n of that epoch's permutation, which is
 a function of (seed, epoch) alone. A batch is a slice of the stream, so no batch is ever short, and a restart needs a number only.
@@ -6,7 +6,7 @@ a function of (seed, epoch) alone. A batch is a slice of the stream, so no batch
 
 from __future__ import annotations
 
-import mmap
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
@@ -14,6 +14,7 @@ from typing import IO
 import numpy as np
 
 SHARD_NAME = "shard-{:05d}.npy"
+OPEN_FILES = 256  # at once, of a data set: a process may often have 1024
 
 
 class ShardWriter:
@@ -66,42 +67,54 @@ class ShardWriter:
             self._stream, self._in_shard = None, 0
 
 
+def _read_into(file: IO[bytes], rows: memoryview, place: int) -> None:
+    while rows:  # a read may be cut at 2 GiB
+        count = os.preadv(file.fileno(), [rows], place)
+        if not count:
+            raise OSError(f"{file.name} ends before byte {place}, which its header promises: make it anew")
+        rows, place = rows[count:], place + count
+
+
 class ImageShards:
-    """Read-only view of all shards in the given directories as one array (n, H, W, C); nothing is read until asked for."""
+    """Read-only view of all shards in the given directories as one array (n, H, W, C); nothing is read until asked for.
+
+    Images are read, not mapped: around one image of a mapped file Linux maps up to megabytes, and all of them count as the memory
+    of this process until somebody else needs it.
+    """
 
     def __init__(self, *directories: Path) -> None:
-        paths = [path for directory in directories for path in sorted(directory.glob("shard-*.npy"))]
-        if not paths:
+        self._paths = [path for directory in directories for path in sorted(directory.glob("shard-*.npy"))]
+        if not self._paths:
             raise ValueError(f"no shards in {', '.join(map(str, directories))}: run the stage that writes them")
-        self._shards = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
-        shapes = {shard.shape[1:] for shard in self._shards}
-        if len(shapes) != 1 or any(shard.dtype != np.uint8 for shard in self._shards):
+        shards = [np.load(path, mmap_mode="r", allow_pickle=False) for path in self._paths]  # headers and lengths are looked at
+        shapes = {shard.shape[1:] for shard in shards}
+        if len(shapes) != 1 or any(shard.dtype != np.uint8 for shard in shards):
             raise ValueError(f"shards of different shapes or types in {', '.join(map(str, directories))}: {sorted(shapes)}")
         self.image_shape: tuple[int, int, int] = shapes.pop()
-        self._ends = np.cumsum([len(shard) for shard in self._shards])
+        self._headers = np.array([getattr(shard, "offset", 0) for shard in shards])  # an empty shard is not mapped
+        self._ends = np.cumsum([len(shard) for shard in shards])
+        self._starts = np.concatenate([[0], self._ends[:-1]])
+        self._opened = lru_cache(OPEN_FILES)(lambda shard: self._paths[shard].open("rb", buffering=0))
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
         """Images (len(indices), H, W, C) in the order asked for."""
-        out = np.empty((len(indices), *self.image_shape), np.uint8)
-        which = np.searchsorted(self._ends, indices, side="right")
-        for shard in np.unique(which):
-            here = which == shard
-            start = self._ends[shard - 1] if shard else 0
-            out[here] = self._shards[shard][indices[here] - start]
+        out, image_bytes = np.empty((len(indices), *self.image_shape), np.uint8), int(np.prod(self.image_shape))
+        if not len(indices):
+            return out
+        if indices.min() < 0 or indices.max() >= len(self):
+            raise IndexError(f"images {indices.min()} to {indices.max()} of {len(self)}")
+        shards = np.searchsorted(self._ends, indices, side="right")
+        places = self._headers[shards] + (indices - self._starts[shards]) * image_bytes
+        # Neighbours that are asked for one after the other are one read.
+        apart = np.flatnonzero((np.diff(shards) != 0) | (np.diff(places) != image_bytes)) + 1
+        starts, stops = [0, *apart.tolist()], [*apart.tolist(), len(indices)]
+        rows = memoryview(out.reshape(-1))
+        for start, stop, shard, place in zip(starts, stops, shards[starts].tolist(), places[starts].tolist(), strict=True):
+            _read_into(self._opened(shard), rows[start * image_bytes : stop * image_bytes], place)
         return out
-
-    def forget(self) -> None:
-        """Give back the memory of the pages that were read; what is asked for again is read again.
-
-        For one pass over a large set: mapped pages count as this process's memory until somebody else needs it.
-        """
-        for shard in self._shards:
-            mapped = getattr(shard, "_mmap", None)  # none for an empty shard
-            if mapped is not None and hasattr(mapped, "madvise"):
-                mapped.madvise(mmap.MADV_DONTNEED)
 
     def slice(self, start: int, stop: int) -> np.ndarray:
         """Images start..stop (clipped to the end) in stored order."""

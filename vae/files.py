@@ -102,15 +102,14 @@ def read_manifest(directory: Path, *, hashes: bool = True) -> dict[str, Any]:
         manifest = json.loads(text)
         facts, files, own = manifest["facts"], manifest["files"], manifest["sha256_of_the_rest"]
         rest = canonical_json({"facts": facts, "files": files})
-        if canonical_json(manifest) != text or hashlib.sha256(rest.encode()).hexdigest() != own:
-            raise DamagedError(f"{path} differs from its own sha256: {remedy}")
+        whole = canonical_json(manifest) == text and hashlib.sha256(rest.encode()).hexdigest() == own
         wanted = [(name, entry["size_bytes"], entry["sha256"]) for name, entry in files.items()]
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing: {remedy}") from None
-    except DamagedError:
-        raise
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DamagedError(f"{path} cannot be read: {remedy}") from None
+    if not whole:
+        raise DamagedError(f"{path} differs from its own sha256: {remedy}")
     for name, size_bytes, sha256 in wanted:
         member = directory / name
         if not member.is_file():

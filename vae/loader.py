@@ -16,9 +16,6 @@ from vae.images import to_model_range
 
 RESIDENT_SHARE = 0.25  # of an accelerator's free memory: a data set up to this lies there from the start
 BLOCK_IMAGES = 8192
-MAPPED_BYTES = 2**28  # mapped pages count as this process's memory: of a larger data set they are given back again and again
-FORGET_BYTES = 2**27  # ... after so many bytes
-FAULT_BYTES = 2**20  # that Linux maps at once around a place that is read, where the page cache has large folios
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, KEPT_BYTES = -1, -3, 2**30  # glibc's malloc.h
 
 
@@ -36,16 +33,15 @@ class Loader:
     """Any rows of any global batch in model range; a function of the configuration's seed, the step and the rows alone.
 
     On an accelerator, data that fit stay there; else the next rows (those asked for at the last step, one step on) are
-    gathered into pinned memory meanwhile. On a processor a batch is one gather from the mapped shards.
+    gathered into pinned memory meanwhile. On a processor a batch is one gather from the shards.
     """
 
     def __init__(self, images: ImageShards, config: FitConfig, device: torch.device, augment: OnTheFly | None) -> None:
         self._images, self._config, self._device, self._augment = images, config, device, augment
-        self._mapped_bytes, self._resident = 0, None
+        self._resident: Tensor | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._ahead: dict[tuple[int, int, int], Future[Tensor]] = {}
         size = len(images) * int(np.prod(images.image_shape))
-        self._forgets = size > MAPPED_BYTES
         if device.type == "cuda":
             if size <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
                 blocks = [images.slice(start, start + BLOCK_IMAGES) for start in range(0, len(images), BLOCK_IMAGES)]
@@ -55,24 +51,19 @@ class Loader:
         else:
             _keep_freed_memory()
 
-    def _positions(self, step: int, rows: slice) -> tuple[int, int]:
-        start = step * self._config.global_batch_size
-        return start + rows.start, start + rows.stop
+    def _stream(self, step: int, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """int64 (N,) index of each image in the data set, and the epoch that it is shown in."""
+        first = step * self._config.global_batch_size
+        start, stop = first + rows.start, first + rows.stop
+        return stream_indices(len(self._images), self._config.seed, start, stop), np.arange(start, stop) // len(self._images)
 
     def _gather(self, step: int, rows: slice) -> Tensor:
-        indices = stream_indices(len(self._images), self._config.seed, *self._positions(step, rows))
-        batch = self._images.gather(indices)
-        self._mapped_bytes += max(batch.nbytes, len(batch) * FAULT_BYTES)
-        if self._forgets and self._mapped_bytes > FORGET_BYTES:
-            self._images.forget()
-            self._mapped_bytes = 0
-        found = torch.from_numpy(batch)
+        found = torch.from_numpy(self._images.gather(self._stream(step, rows)[0]))
         return found.pin_memory() if self._thread else found
 
     def _rows(self, step: int, rows: slice) -> Tensor:
         if self._resident is not None:
-            indices = stream_indices(len(self._images), self._config.seed, *self._positions(step, rows))
-            return self._resident[torch.from_numpy(indices).to(self._device)]
+            return self._resident[torch.from_numpy(self._stream(step, rows)[0]).to(self._device)]
         if self._thread is None:
             return self._gather(step, rows)
         ready = self._ahead.pop((step, rows.start, rows.stop), None)
@@ -84,8 +75,6 @@ class Loader:
         """Rows of global batch ``step``: float32 (N, C, H, W) in [-1, 1], varied by the augmentation where there is one."""
         x_NHWC = self._rows(step, rows)
         if self._augment is not None:
-            start, stop = self._positions(step, rows)
-            indices = stream_indices(len(self._images), self._config.seed, start, stop)
-            x_NHWC = self._augment(x_NHWC, indices, np.arange(start, stop) // len(self._images), self._config.seed)
+            x_NHWC = self._augment(x_NHWC, *self._stream(step, rows), self._config.seed)
         x_NCHW = to_model_range(x_NHWC)
         return x_NCHW if self._config.memory_format == "channels_last" else x_NCHW.contiguous()

@@ -34,12 +34,11 @@ class Ema:
         self.decay = decay
         # The model's own tensors, found once: whoever changes weights does so in place, and to walk the modules at each step
         # takes longer than the averaging of a small network.
-        self._model, self._current = model, model.state_dict()
+        self._current = model.state_dict()
         self.shadow: dict[str, Tensor] = {name: value.detach().clone() for name, value in self._current.items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Move the average towards ``model`` after optimizer step ``step``."""
+    def update(self, step: int) -> None:
+        """Move the average towards the model after optimizer step ``step``."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        assert model is self._model
         torch._foreach_lerp_(list(self.shadow.values()), [self._current[name] for name in self.shadow], 1 - decay)

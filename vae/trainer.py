@@ -196,7 +196,7 @@ class Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(step * config.global_batch_size, config)
             self.optimizer.step()
-            self.ema.update(self.model, step)
+            self.ema.update(step)
         progress.step += 1
         progress.report = None
         return sums.zero_() if bad else sums

@@ -31,7 +31,6 @@ def bound(model: nn.Module, images: ImageShards, batch_size: int, seed: int) -> 
         noise_ND = step_noise(seed + BOUND_SEED_OFFSET, chunk, (len(x_NCHW), model.latent_dim), device)
         terms = model(x_NCHW, noise_ND)
         terms_by_chunk[chunk] = torch.stack([terms.distortion_N.double().sum(), terms.rate_ND.double().sum()]).cpu()
-    images.forget()
     distortion, rate = (all_reduce_sum(terms_by_chunk.to(device)).sum(0) / len(images)).tolist()
     return {
         "elbo_nats": -(distortion + rate),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -63,7 +65,30 @@ def test_gather_result_is_a_copy_that_may_be_written(tmp_path: Path, images: np.
     np.testing.assert_array_equal(shards.gather(np.arange(3)), images[:3])
 
 
-@pytest.mark.parametrize("index", [23, 100])
+def test_gather_from_more_shards_than_are_open_at_once(
+    tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vae.data.OPEN_FILES", 2)
+    write(tmp_path, images, 3)
+    shards, order = ImageShards(tmp_path), np.random.default_rng(0).permutation(23)
+    before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+    np.testing.assert_array_equal(shards.gather(order), images[order])
+    if sys.platform == "linux":
+        assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
+def test_shard_that_is_cut_short_is_named(tmp_path: Path, images: np.ndarray) -> None:
+    write(tmp_path, images, 23)
+    path = tmp_path / "shard-00000.npy"
+    shards, whole = ImageShards(tmp_path), path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(OSError, match=str(path)):
+        shards.slice(0, 23)
+    with pytest.raises(ValueError, match="file size"):
+        ImageShards(tmp_path)
+
+
+@pytest.mark.parametrize("index", [-1, 23, 100])
 def test_gather_past_the_end_is_refused(tmp_path: Path, images: np.ndarray, index: int) -> None:
     write(tmp_path, images, 10)
     with pytest.raises(IndexError):

@@ -45,7 +45,7 @@ def test_ema_of_a_constant_is_the_constant() -> None:
     model = nn.Linear(3, 2)
     ema = Ema(model, 0.999)
     for step in range(50):
-        ema.update(model, step)
+        ema.update(step)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(ema.shadow[name], value)
 
@@ -55,9 +55,9 @@ def test_ema_two_steps_follow_the_closed_form() -> None:
     model.weight.data.fill_(1.0)
     ema = Ema(model, 0.15)
     model.weight.data.fill_(2.0)
-    ema.update(model, 0)  # decay min(0.15, 1/10)
+    ema.update(0)  # decay min(0.15, 1/10)
     model.weight.data.fill_(3.0)
-    ema.update(model, 1)  # decay min(0.15, 2/11)
+    ema.update(1)  # decay min(0.15, 2/11)
     expected = 0.15 * (0.1 * 1 + 0.9 * 2) + 0.85 * 3
     assert float(ema.shadow["weight"]) == pytest.approx(expected, rel=1e-12)
 
@@ -67,7 +67,7 @@ def test_ema_late_step_uses_the_full_decay() -> None:
     model.weight.data.fill_(0.0)
     ema = Ema(model, 0.9)
     model.weight.data.fill_(1.0)
-    ema.update(model, 10_000)
+    ema.update(10_000)
     assert float(ema.shadow["weight"]) == pytest.approx(0.1, rel=1e-9)
 
 

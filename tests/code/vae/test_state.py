@@ -44,7 +44,7 @@ def advance(parts: Parts, start: int, stop: int) -> None:
         optimizer.zero_grad()
         (terms.distortion_N.sum() + terms.rate_ND.sum()).backward()
         optimizer.step()
-        ema.update(model, step)
+        ema.update(step)
 
 
 @pytest.fixture
