@@ -22,7 +22,7 @@ from pipeline.sections import Augment
 from pipeline.spool import SpoolWriter
 from vae.artefact import WEIGHTS
 from vae.augment import OnTheFly, image_keys
-from vae.config import AugmentConfig, FitConfig, ModelConfig
+from vae.config import AugmentConfig, FitConfig, ModelConfig, PriorConfig
 from vae.data import ImageShards
 from vae.distributed import rank
 from vae.errors import NonFiniteError, ResumeRefusedError, StoppedError
@@ -49,7 +49,7 @@ class Job:
     threads: int
     identity: dict[str, Any]  # what else makes this training the one that it is: hashes of data and code
     augment: dict[str, Any] | None = None  # on the fly: policy, index (of the training images), mode
-    score: dict[str, Any] | None = None  # FCD of every report: extractor, reference, samples, prior, components, seed
+    score: dict[str, Any] | None = None  # FCD of every report: extractor, reference, samples, prior, seed
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -120,8 +120,7 @@ def score_settings(values: SimpleNamespace, extractor: Path, reference: Moments,
         "extractor": str(extractor),
         "reference": str(path),
         "samples": values.tune.score_samples,
-        "prior": values.fit.prior,
-        "components": values.fit.mixture_components,
+        "prior": asdict(values.fit.prior_config),
         "seed": values.base.seed,
     }
 
@@ -138,7 +137,7 @@ class Scorer:
     @torch.no_grad()
     def __call__(self, model: torch.nn.Module) -> dict[str, float]:
         score, device = self._score, next(model.parameters()).device
-        prior = fit_prior(model, self._images, score["prior"], score["components"], score["seed"])
+        prior = fit_prior(model, self._images, PriorConfig(**score["prior"]), score["seed"])
         z_ND = prior.sample(score["samples"], torch.Generator().manual_seed(score["seed"]))
         features = [self._extractor.features(to_uint8(model.sample(z.to(device))).cpu()) for z in z_ND.split(SCORE_BATCH)]
         return {"val_fcd": frechet_distance(self._reference, moments(torch.cat(features)))}

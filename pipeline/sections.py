@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from vae.config import AugmentConfig, FitConfig, ModelConfig, Recipe, field
+from vae.config import AugmentConfig, FitConfig, ModelConfig, PriorConfig, Recipe, field
 
 
 def image_shape(image_size: int | tuple[int, int], mode: str) -> tuple[int, int, int]:
@@ -154,6 +154,10 @@ class Fit(Recipe):
             hidden_units=self.hidden_units,
             likelihood=self.likelihood,
         )
+
+    @property
+    def prior_config(self) -> PriorConfig:
+        return PriorConfig(name=self.prior, mixture_components=self.mixture_components)
 
     def fit_config(self, **rest: Any) -> FitConfig:
         return FitConfig(**{f.name: getattr(self, f.name) for f in fields(Recipe)}, **rest)

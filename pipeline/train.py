@@ -74,7 +74,7 @@ def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
         "data_manifest": sha256_file(paths.processed / MANIFEST),
     }
     images = ImageShards(paths.processed / "train").spread(PRIOR_IMAGES)
-    prior = fit_prior(model, images, values.fit.prior, values.fit.mixture_components, values.base.seed)
+    prior = fit_prior(model, images, values.fit.prior_config, values.base.seed)
     with replaced_directory(paths.model) as directory:
         save_artefact(directory, model, job.model, prior, contract)
     load_artefact(paths.model)

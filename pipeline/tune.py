@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,7 +67,7 @@ def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
     model = values.fit.model_config(tuple(facts["image_shape"]), section.latent_dim_min)
     data = {name: sha256_file(getattr(paths, name) / MANIFEST) for name in ("processed", "augmented", "extractor")}
     # The prior decides a trial's score: without it a search begun under another prior would replay that one's scores.
-    prior = {"prior": values.fit.prior, "components": values.fit.mixture_components}
+    prior = {"prior": asdict(values.fit.prior_config)}
     augment = on_the_fly(values.augment, paths.processed, facts["mode"])
     extra = {**prior, "search": vars(section), "threads": profile.threads_per_worker}
     described = identity(data, augment, **extra)

@@ -43,6 +43,14 @@ class ModelConfig:
     likelihood: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class PriorConfig:
+    """What is sampled from: a density over latents, fitted after training."""
+
+    name: str
+    mixture_components: int = field(low=1, high=4096)
+
+
 EXACTNESS = ("off", "run", "resume", "elastic")
 
 

@@ -174,7 +174,7 @@ class Run:
     def step(self, gradients: Gradients, loader: Loader) -> Tensor:
         """One optimizer step; returns this rank's sums over its images: distortion, rate (both in nats), count."""
         config, progress, step = self.config, self.progress, self.progress.step
-        noise_ND = step_noise(config.seed, step, (config.global_batch_size, self.model_config.latent_dim), self.device)
+        noise_ND = step_noise(config.seed, step, (config.global_batch_size, self.model.latent_dim), self.device)
         beta = annealed_beta(step * config.global_batch_size, config)
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self.optimizer.zero_grad(set_to_none=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vae.noise import step_noise
-from vae.objective import importance_bound, log_normal, reparameterize
+from vae.objective import importance_bound, log_normal
 
 ROWS_PER_PASS = 512  # decoded images at a time: bounds the memory whatever K is
 
@@ -21,13 +21,16 @@ def importance_weighted_nll(model: nn.Module, x_NCHW: Tensor, samples: int, seed
     """
     results = []
     for i, x_CHW in enumerate(x_NCHW):
-        mean_1D, logvar_1D = model.encode(x_CHW[None])
-        noise_KD = step_noise(seed, i, (samples, mean_1D.shape[1]), x_CHW.device)
+        observed = model.observe(x_CHW[None])  # once, whatever K is
+        noise_KD = step_noise(seed, i, (samples, model.latent_dim), x_CHW.device)
         pieces = []
         for noise_RD in noise_KD.split(ROWS_PER_PASS):
-            z_RD = reparameterize(mean_1D, logvar_1D, noise_RD)
-            log_likelihood_R = model.likelihood.log_prob(model.decode(z_RD), x_CHW[None].expand(len(z_RD), -1, -1, -1))
-            pieces.append(log_likelihood_R.double() + log_normal(z_RD).double() - log_normal(z_RD, mean_1D, logvar_1D).double())
+            repeated = tuple(each.expand(len(noise_RD), *each.shape[1:]) for each in observed)
+            found = model.infer(repeated, noise_RD)
+            output = model.decode(found.z_ND) if found.output_NCHW is None else found.output_NCHW
+            log_likelihood_R = model.likelihood.log_prob(output, x_CHW.expand(len(noise_RD), *x_CHW.shape))
+            log_posterior_R = log_normal(found.z_ND, found.mean_ND, found.logvar_ND)
+            pieces.append(log_likelihood_R.double() + log_normal(found.z_ND).double() - log_posterior_R.double())
         results.append(-importance_bound(torch.cat(pieces)[:, None])[0])
     return torch.stack(results)
 

@@ -6,9 +6,10 @@ import difflib
 
 from vae.config import ModelConfig
 from vae.likelihood import LIKELIHOODS
+from vae.models.base import VAE
 from vae.models.conv import ConvVAE
 
-MODELS = {"conv": ConvVAE}
+MODELS: dict[str, type[VAE]] = {"conv": ConvVAE}
 
 
 def problem(config: ModelConfig) -> str | None:
@@ -21,7 +22,7 @@ def problem(config: ModelConfig) -> str | None:
     return LIKELIHOODS[config.likelihood].problem(config.image_shape) or MODELS[config.name].problem(config)
 
 
-def build(config: ModelConfig) -> ConvVAE:
+def build(config: ModelConfig) -> VAE:
     """The model of ``config`` with fresh weights from torch's global generator; ValueError where it cannot be built."""
     reason = problem(config)
     if reason:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from vae.artefact import BATCH, Generator, load_artefact, save_artefact
-from vae.config import ModelConfig
+from vae.config import ModelConfig, PriorConfig
 from vae.data import ImageShards
 from vae.files import MANIFEST, DamagedError, write_manifest
 from vae.models import build
@@ -25,7 +25,7 @@ CONTRACT = {"image_size": 8, "mode": "L"}
 def make(model_config: ModelConfig, prior: str, directory: Path) -> Generator:
     torch.manual_seed(0)
     model = build(model_config)
-    sampler = SAMPLERS[prior].fit(torch.randn(200, 3), 4, seed=0)
+    sampler = SAMPLERS[prior].fit(torch.randn(200, 3), PriorConfig(name="mixture", mixture_components=4), seed=0)
     directory.mkdir()
     save_artefact(directory, model, model_config, sampler, CONTRACT)
     return Generator(model, model_config, sampler, CONTRACT)

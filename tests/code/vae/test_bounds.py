@@ -14,11 +14,12 @@ from vae.config import ModelConfig
 from vae.metrics import bounds
 from vae.metrics.bounds import bits_per_dim, importance_weighted_nll
 from vae.models import build
+from vae.models.base import VAE
 
 SPREAD = 0.5  # of the observation noise
 
 
-class LinearGaussian(torch.nn.Module):
+class LinearGaussian(VAE):
     """z ~ N(0, I), x = W z + b + noise; W has orthogonal columns, so that the exact posterior has a diagonal covariance."""
 
     def __init__(self, shift: float = 0.0, widen: float = 1.0) -> None:
@@ -28,9 +29,9 @@ class LinearGaussian(torch.nn.Module):
         self.W = orthogonal[:, :2] * torch.tensor([1.5, 0.7], dtype=torch.float64)
         self.b = torch.tensor([0.1, -0.2, 0.3, 0.0], dtype=torch.float64)
         self.shift, self.widen = shift, widen
-        self.likelihood = self
+        self.likelihood, self.latent_dim = self, 2
 
-    def encode(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def observe(self, x_NCHW: Tensor) -> tuple[Tensor, ...]:
         variance_D = 1 / (1 + self.W.square().sum(0) / SPREAD**2)
         mean_ND = (x_NCHW.flatten(1) - self.b) @ self.W * variance_D / SPREAD**2
         return mean_ND + self.shift, (variance_D * self.widen).log().expand_as(mean_ND)

@@ -9,11 +9,16 @@ import scipy.stats
 import torch
 from safetensors.torch import load_file, save_file
 
+from vae.config import PriorConfig
 from vae.samplers import SAMPLERS, Mixture, Normal
 
 WEIGHTS = torch.tensor([0.25, 0.75])
 MEANS = torch.tensor([[-3.0, 2.0], [2.0, 0.0]])
 COVARIANCES = torch.tensor([[[0.5, 0.3], [0.3, 0.4]], [[0.2, -0.1], [-0.1, 0.6]]])
+
+
+def config(components: int) -> PriorConfig:
+    return PriorConfig(name="mixture", mixture_components=components)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -30,12 +35,12 @@ def planted() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def mixture(planted: torch.Tensor) -> Mixture:
-    return Mixture.fit(planted, 2, seed=0)
+    return Mixture.fit(planted, config(2), seed=0)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_normal_samples_are_normal_with_the_temperature_as_spread(temperature: float) -> None:
-    z_ND = Normal.fit(torch.zeros(5, 4), 8, 0).sample(20_000, seeded(), temperature)
+    z_ND = Normal.fit(torch.zeros(5, 4), config(8), 0).sample(20_000, seeded(), temperature)
     assert z_ND.shape == (20_000, 4)
     for column in z_ND.T.numpy():
         assert scipy.stats.kstest(column, "norm", args=(0, temperature)).pvalue > 1e-3
@@ -67,38 +72,38 @@ def test_mixture_temperature_zero_collapses_to_the_means_by_weight(mixture: Mixt
 
 
 def test_normal_temperature_zero_collapses_to_the_mean() -> None:
-    assert Normal.fit(torch.zeros(5, 4), 8, 0).sample(3, seeded(), 0.0).abs().max() == 0
+    assert Normal.fit(torch.zeros(5, 4), config(8), 0).sample(3, seeded(), 0.0).abs().max() == 0
 
 
 def test_mixture_few_latents_give_fewer_components() -> None:
     z_ND = torch.randn(20, 3, generator=seeded())
-    assert len(Mixture.fit(z_ND, 32, 0).tensors["weights_K"]) == 1
-    assert len(Mixture.fit(z_ND[:4], 32, 0).tensors["weights_K"]) == 1
-    assert len(Mixture.fit(torch.randn(200, 3, generator=seeded()), 4, 0).tensors["weights_K"]) == 4
+    assert len(Mixture.fit(z_ND, config(32), 0).tensors["weights_K"]) == 1
+    assert len(Mixture.fit(z_ND[:4], config(32), 0).tensors["weights_K"]) == 1
+    assert len(Mixture.fit(torch.randn(200, 3, generator=seeded()), config(4), 0).tensors["weights_K"]) == 4
 
 
 def test_mixture_collapsed_latent_does_not_break_the_fit() -> None:
     z_ND = torch.randn(400, 3, generator=seeded())
     z_ND[:, 1] = 0.5  # a dimension that the encoder does not use
-    z_ND = Mixture.fit(z_ND, 2, 0).sample(500, seeded())
+    z_ND = Mixture.fit(z_ND, config(2), 0).sample(500, seeded())
     assert z_ND.isfinite().all() and (z_ND[:, 1] - 0.5).abs().max() < 0.1
 
 
 def test_mixture_fit_is_a_function_of_data_and_seed(planted: torch.Tensor) -> None:
-    first, again = Mixture.fit(planted[:500], 3, 5), Mixture.fit(planted[:500], 3, 5)
+    first, again = Mixture.fit(planted[:500], config(3), 5), Mixture.fit(planted[:500], config(3), 5)
     assert all(torch.equal(first.tensors[name], again.tensors[name]) for name in first.tensors)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_sampler_same_seed_gives_the_same_latents_and_another_others(name: str, planted: torch.Tensor) -> None:
-    sampler = SAMPLERS[name].fit(planted[:500], 2, seed=0)
+    sampler = SAMPLERS[name].fit(planted[:500], config(2), seed=0)
     assert torch.equal(sampler.sample(50, seeded(7)), sampler.sample(50, seeded(7)))
     assert not torch.equal(sampler.sample(50, seeded(7)), sampler.sample(50, seeded(8)))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_sampler_round_trip_through_safetensors_gives_the_same_latents(name: str, planted: torch.Tensor, tmp_path: Path) -> None:
-    sampler = SAMPLERS[name].fit(planted[:500], 2, seed=0)
+    sampler = SAMPLERS[name].fit(planted[:500], config(2), seed=0)
     assert sampler.name == name
     save_file({name: value.contiguous() for name, value in sampler.tensors.items()}, tmp_path / "prior.safetensors")
     loaded = SAMPLERS[name](load_file(tmp_path / "prior.safetensors"))

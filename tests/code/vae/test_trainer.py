@@ -18,7 +18,7 @@ from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter
 from vae.errors import NonFiniteError, StepError, StoppedError
 from vae.models import build
-from vae.models.conv import Output
+from vae.models.base import Output
 from vae.optim import learning_rate
 from vae.trainer import fit
 
@@ -283,11 +283,16 @@ class _InfiniteLoss(nn.Module):
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
-        self.inner, self.latent_dim = inner, inner.latent_dim
+        self.inner, self.latent_dim, self.likelihood, self.rate_groups = (
+            inner,
+            inner.latent_dim,
+            inner.likelihood,
+            inner.rate_groups,
+        )
 
     def forward(self, x_NCHW: torch.Tensor, noise_ND: torch.Tensor) -> Output:
         terms = self.inner(x_NCHW, noise_ND)
-        return Output(terms.distortion_N + float("inf"), terms.rate_ND)
+        return replace(terms, distortion_N=terms.distortion_N + float("inf"))
 
 
 def test_fit_infinite_loss_with_finite_gradient_stops_too(

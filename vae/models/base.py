@@ -1,0 +1,130 @@
+"""What every model is: a posterior over latents, a decoder, a likelihood. N batch, C channels, H height, W width, D latents.
+
+Latents are counted in the coordinates in which the model's own prior is N(0, I): of a hierarchy these are the normal numbers from
+which each layer's latents are made, given the layers above. So rate, importance weights and sampling are the same few lines for
+all models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint_sequential
+
+from vae.config import ModelConfig
+from vae.objective import log_normal, rate_per_dim, reparameterize
+
+GROUP_CHANNELS = 8  # channels in a normalisation group
+RECOMPUTED_SEGMENTS = 4  # of a stack of layers: only what lies between them is kept for the backward pass
+LOGVAR_LIMIT = 12.0  # keeps exp(logvar) finite in float32 and bfloat16
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """q(z|x) as a diagonal normal, each (N, D), and the sample ``z_ND`` of it; in a hierarchy each layer's depends on the sample.
+
+    ``output_NCHW`` is what ``decode(z_ND)`` would give, where it was computed on the way.
+    """
+
+    mean_ND: Tensor
+    logvar_ND: Tensor
+    z_ND: Tensor
+    output_NCHW: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """All terms of one forward pass: distortion (N,), rate (N, D), both in nats; and the posterior that they are of, (N, D)."""
+
+    distortion_N: Tensor
+    rate_ND: Tensor
+    mean_ND: Tensor
+    logvar_ND: Tensor
+    z_ND: Tensor
+
+    def log_weight_N(self) -> Tensor:
+        """log p(x, z) / q(z|x) of the sample (N,), in nats."""
+        ratio_N = log_normal(self.z_ND) - log_normal(self.z_ND, self.mean_ND, self.logvar_ND)
+        return ratio_N - self.distortion_N
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm, never BatchNorm: nothing depends on the rest of the batch."""
+    groups = max(1, channels // GROUP_CHANNELS)
+    return nn.GroupNorm(groups if channels % groups == 0 else 1, channels)
+
+
+def strides_problem(config: ModelConfig) -> str | None:
+    """Why images cannot be halved as often as there are widths, or None."""
+    height, width, _ = config.image_shape
+    strides = 2 ** len(config.widths)
+    if height % strides or width % strides:
+        return (
+            f"images of {height}x{width} pixels do not divide by {strides} (2 to the {len(config.widths)} widths): "
+            f"set base.image_size to a multiple of {strides}, or fewer fit.widths"
+        )
+    return None
+
+
+class VAE(nn.Module):
+    """The shared part. A model sets ``latent_dim`` and ``likelihood`` and has ``observe``, ``decode`` and ``problem``.
+
+    Images are (N, C, H, W) in [-1, 1]. ``rate_groups`` says which latents free bits count together: sizes that sum to D.
+    """
+
+    latent_dim: int
+    likelihood: nn.Module
+    recompute = False
+
+    @property
+    def rate_groups(self) -> tuple[int, ...]:
+        """One latent each, unless the model has layers of them."""
+        return (1,) * self.latent_dim
+
+    @staticmethod
+    def problem(config: ModelConfig) -> str | None:
+        """Why this network cannot take such images (with the remedy), or None."""
+        return strides_problem(config)
+
+    def observe(self, x_NCHW: Tensor) -> tuple[Tensor, ...]:
+        """All that the posterior needs to know of the images, each (N, ...): here its mean and log-variance (N, D)."""
+        raise NotImplementedError
+
+    def infer(self, observed: tuple[Tensor, ...], noise_ND: Tensor) -> Posterior:
+        """The posterior of what was observed and the sample of it that ``noise_ND`` (standard normal) makes."""
+        mean_ND, logvar_ND = observed
+        return Posterior(mean_ND, logvar_ND, reparameterize(mean_ND, logvar_ND, noise_ND))
+
+    def decode(self, z_ND: Tensor) -> Tensor:
+        """The likelihood's parameters (N, ., H, W) for latents (N, D)."""
+        raise NotImplementedError
+
+    def encode(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and log-variance, each (N, D); of a hierarchy along its means."""
+        observed = self.observe(x_NCHW)
+        posterior = self.infer(observed, observed[0].new_zeros(len(x_NCHW), self.latent_dim))
+        return posterior.mean_ND, posterior.logvar_ND
+
+    def forward(self, x_NCHW: Tensor, noise_ND: Tensor) -> Output:
+        """All terms of the bound for one posterior sample made of ``noise_ND`` (standard normal), unreduced, in nats."""
+        found = self.infer(self.observe(x_NCHW), noise_ND)
+        output_NCHW = self.decode(found.z_ND) if found.output_NCHW is None else found.output_NCHW
+        rate_ND = rate_per_dim(found.mean_ND, found.logvar_ND)
+        return Output(-self.likelihood.log_prob(output_NCHW, x_NCHW), rate_ND, found.mean_ND, found.logvar_ND, found.z_ND)
+
+    def sample(self, z_ND: Tensor) -> Tensor:
+        """The mean images (N, C, H, W) in [-1, 1] of latents (N, D)."""
+        return self.likelihood.mean(self.decode(z_ND))
+
+    def _through(self, layers: nn.Sequential, x: Tensor) -> Tensor:
+        if not (self.recompute and torch.is_grad_enabled()):
+            return layers(x)
+        return checkpoint_sequential(layers, RECOMPUTED_SEGMENTS, x, use_reentrant=False, preserve_rng_state=False)
+
+
+def bounded(both_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """A network's last output as mean and log-variance, each float32 (N, D), of which the latter stays finite as a variance."""
+    mean_ND, logvar_ND = both_ND.float().chunk(2, dim=1)
+    return mean_ND, logvar_ND.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)

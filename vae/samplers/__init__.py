@@ -1,0 +1,50 @@
+"""Distributions over latents to sample from: the model's own prior, or a density fitted to the training latents afterwards.
+
+One file and one line each. Fitting a density after training: Ghosh et al., From Variational to Deterministic Autoencoders, 2020.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vae.config import PriorConfig
+from vae.images import to_model_range
+from vae.samplers.mixture import Mixture
+from vae.samplers.normal import Normal
+
+ENCODED = 256  # images at a time
+
+
+class Sampler(Protocol):
+    """A distribution over latents; ``tensors`` is all of it, and is saved with the model. ``name`` is its key in ``SAMPLERS``."""
+
+    name: str
+    tensors: dict[str, Tensor]
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None: ...
+
+    @classmethod
+    def fit(cls, z_ND: Tensor, config: PriorConfig, seed: int) -> Self:
+        """Fitted to latents (N, D), one posterior sample of each training image: a function of the arguments."""
+        ...
+
+    def sample(self, n: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
+        """Latents (n, D), float32; a ``temperature`` below 1 draws nearer to where the density is high."""
+        ...
+
+
+SAMPLERS: dict[str, type[Sampler]] = {"normal": Normal, "mixture": Mixture}
+
+
+@torch.no_grad()
+def fit_prior(model: nn.Module, images_NHWC: np.ndarray, config: PriorConfig, seed: int) -> Sampler:
+    """The density ``config.name`` fitted to one posterior sample of each uint8 image."""
+    device = next(model.parameters()).device
+    noise_ND = torch.randn(len(images_NHWC), model.latent_dim, generator=torch.Generator().manual_seed(seed)).to(device)
+    chunks = zip(torch.from_numpy(images_NHWC).split(ENCODED), noise_ND.split(ENCODED), strict=True)
+    z_ND = torch.cat([model.infer(model.observe(to_model_range(x.to(device))), noise).z_ND.cpu() for x, noise in chunks])
+    return SAMPLERS[config.name].fit(z_ND, config, seed)
