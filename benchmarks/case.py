@@ -54,6 +54,8 @@ class Case:
             latent_dim=self.latent_dim,
             widths=NETWORKS[self.network],
             hidden_units=512,
+            blocks=1,
+            stochastic_layers=2,
             likelihood="logistic",
         )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pipeline import params
 from pipeline.errors import BadConfigError, UnavailableError
 from pipeline.paths import Paths
-from vae.config import field
+from vae.schema import field
 
 PROFILE_VARIABLE, ADDRESS_VARIABLE = "VAELINE_CLUSTER", "RAY_ADDRESS"
 DEFAULT_PROFILE = "infra/ray/laptop.yaml"

@@ -16,7 +16,7 @@ import yaml
 
 from pipeline.errors import BadConfigError, InputMissingError
 from pipeline.sections import SECTIONS
-from vae.config import Problem, parse
+from vae.schema import Problem, parse
 
 
 def _lines(node: yaml.Node | None, prefix: str = "") -> dict[str, int]:

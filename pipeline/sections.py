@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from vae.config import AugmentConfig, FitConfig, ModelConfig, PriorConfig, Recipe, field
+from vae.config import Architecture, AugmentConfig, FitConfig, ModelConfig, PriorConfig, Recipe
+from vae.schema import field
 
 
 def image_shape(image_size: int | tuple[int, int], mode: str) -> tuple[int, int, int]:
@@ -135,29 +136,27 @@ class Extractor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit(Recipe):
+class Fit(Recipe, Architecture):
     """What a training is, but for what tune searches: read by tune and train alike, so both run the same thing."""
 
     model: str
-    widths: tuple[int, ...] = field(low=1, high=4096)
-    hidden_units: int = field(low=1, high=65536)
-    likelihood: str
     prior: str = field(choices=("normal", "mixture"))
     mixture_components: int = field(low=1, high=4096)
+    prior_hidden_units: int = field(low=1, high=65536)
+    prior_steps: int = field(low=1, high=10_000_000)
 
     def model_config(self, image_shape: tuple[int, int, int], latent_dim: int) -> ModelConfig:
-        return ModelConfig(
-            name=self.model,
-            image_shape=image_shape,
-            latent_dim=latent_dim,
-            widths=self.widths,
-            hidden_units=self.hidden_units,
-            likelihood=self.likelihood,
-        )
+        shared = {f.name: getattr(self, f.name) for f in fields(Architecture)}
+        return ModelConfig(name=self.model, image_shape=image_shape, latent_dim=latent_dim, **shared)
 
     @property
     def prior_config(self) -> PriorConfig:
-        return PriorConfig(name=self.prior, mixture_components=self.mixture_components)
+        return PriorConfig(
+            name=self.prior,
+            mixture_components=self.mixture_components,
+            hidden_units=self.prior_hidden_units,
+            steps=self.prior_steps,
+        )
 
     def fit_config(self, **rest: Any) -> FitConfig:
         return FitConfig(**{f.name: getattr(self, f.name) for f in fields(Recipe)}, **rest)

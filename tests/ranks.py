@@ -122,7 +122,16 @@ def main() -> None:
         return real(seed, step, *rest)
 
     trainer.step_noise = step_noise
-    model = ModelConfig(name="conv", image_shape=(8, 8, 1), latent_dim=3, widths=(48,), hidden_units=512, likelihood="logistic")
+    model = ModelConfig(
+        name="conv",
+        image_shape=(8, 8, 1),
+        latent_dim=3,
+        widths=(48,),
+        hidden_units=512,
+        blocks=1,
+        stochastic_layers=2,
+        likelihood="logistic",
+    )
     config = FitConfig(
         seed=3, beta=1.5, global_batch_size=BATCH, total_images=STEPS * BATCH, learning_rate=1e-3, warmup_images=64,
         weight_decay=0.01, clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=4.0, beta_anneal_share=0.5,

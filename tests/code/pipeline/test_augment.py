@@ -213,7 +213,16 @@ def job_of(project, section, state) -> Job:
         clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=1.0, beta_anneal_share=0.0,
         validate_every_images=80, checkpoint_every_images=80,
     )  # fmt: skip
-    model = ModelConfig(name="conv", image_shape=(8, 8, 3), latent_dim=3, widths=(8,), hidden_units=16, likelihood="logistic")
+    model = ModelConfig(
+        name="conv",
+        image_shape=(8, 8, 3),
+        latent_dim=3,
+        widths=(8,),
+        hidden_units=16,
+        blocks=1,
+        stochastic_layers=2,
+        likelihood="logistic",
+    )
     state.mkdir()
     return Job(
         model=model, fit=fit, train_directories=(str(project.paths.processed / "train"),),

@@ -144,7 +144,16 @@ def test_fcd_scores_are_refused_below_the_minimum(project):
 def test_likelihood_bits_and_errors_follow_from_nats(tmp_path):
     torch.manual_seed(0)
     model = build(
-        ModelConfig(name="conv", image_shape=(8, 8, 1), latent_dim=2, widths=(8,), hidden_units=8, likelihood="logistic")
+        ModelConfig(
+            name="conv",
+            image_shape=(8, 8, 1),
+            latent_dim=2,
+            widths=(8,),
+            hidden_units=8,
+            blocks=1,
+            stochastic_layers=2,
+            likelihood="logistic",
+        )
     ).eval()
     test = shards(tmp_path, np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8))
     found = _likelihood(values(1), SimpleNamespace(model=model), test)

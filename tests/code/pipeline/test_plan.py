@@ -25,7 +25,16 @@ from vae.trainer import Run
 
 ROOT = Path(__file__).resolve().parents[3]
 VALUES = params.load(ROOT / "params.yaml", PARAMS)
-MODEL = ModelConfig(name="conv", image_shape=(16, 16, 3), latent_dim=5, widths=(8, 16), hidden_units=32, likelihood="gaussian")
+MODEL = ModelConfig(
+    name="conv",
+    image_shape=(16, 16, 3),
+    latent_dim=5,
+    widths=(8, 16),
+    hidden_units=32,
+    blocks=1,
+    stochastic_layers=2,
+    likelihood="gaussian",
+)
 COSTS = {"step_seconds": 0.1, "validation_images_per_second": 1000.0, "checkpoint_seconds": 0.5}
 MEMORY_TOLERANCE = forecast.MARGIN - 1  # of what a process really held at its worst moment
 

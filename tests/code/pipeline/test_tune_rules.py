@@ -19,7 +19,16 @@ from vae.files import write_manifest
 
 @pytest.fixture
 def template(tmp_path) -> Job:
-    model = ModelConfig(name="conv", image_shape=(8, 8, 1), latent_dim=2, widths=(8,), hidden_units=8, likelihood="logistic")
+    model = ModelConfig(
+        name="conv",
+        image_shape=(8, 8, 1),
+        latent_dim=2,
+        widths=(8,),
+        hidden_units=8,
+        blocks=1,
+        stochastic_layers=2,
+        likelihood="logistic",
+    )
     fit = FitConfig(
         exactness="resume", virtual_shards=12, micro_batch_size=0, memory_format="channels_last",
         compile=False, recompute=False, skip_nonfinite_steps=0, keep_checkpoints=2, patience_reports=0,

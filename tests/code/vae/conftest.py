@@ -9,7 +9,16 @@ from vae.config import FitConfig, ModelConfig
 
 @pytest.fixture
 def model_config() -> ModelConfig:
-    return ModelConfig(name="conv", image_shape=(8, 8, 1), latent_dim=3, widths=(8, 16), hidden_units=16, likelihood="logistic")
+    return ModelConfig(
+        name="conv",
+        image_shape=(8, 8, 1),
+        latent_dim=3,
+        widths=(8, 16),
+        hidden_units=16,
+        blocks=1,
+        stochastic_layers=2,
+        likelihood="logistic",
+    )
 
 
 @pytest.fixture

@@ -25,7 +25,9 @@ CONTRACT = {"image_size": 8, "mode": "L"}
 def make(model_config: ModelConfig, prior: str, directory: Path) -> Generator:
     torch.manual_seed(0)
     model = build(model_config)
-    sampler = SAMPLERS[prior].fit(torch.randn(200, 3), PriorConfig(name="mixture", mixture_components=4), seed=0)
+    sampler = SAMPLERS[prior].fit(
+        torch.randn(200, 3), PriorConfig(name="mixture", mixture_components=4, hidden_units=16, steps=50), seed=0
+    )
     directory.mkdir()
     save_artefact(directory, model, model_config, sampler, CONTRACT)
     return Generator(model, model_config, sampler, CONTRACT)

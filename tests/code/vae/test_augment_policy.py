@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from vae.augment import CHANNELS, COLOUR_ONLY, OPERATIONS, alone, augmented, draw, image_keys
-from vae.config import AugmentConfig, parse
+from vae.config import AugmentConfig
 from vae.noise import image_states
 from vae.operations import noise
+from vae.schema import parse
 
 POLICY = AugmentConfig(
     fill="corners", flip_probability=0.5, vertical_flip_probability=0.5, rotate_probability=0.5, rotate_degrees=30.0,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from vae.config import FitConfig, ModelConfig, Problem, field, parse
+from vae.config import FitConfig, ModelConfig
+from vae.schema import Problem, field, parse
 
 FIT = {
     "seed": 1, "beta": 2.5, "global_batch_size": 64, "total_images": 1000, "learning_rate": 0.001, "warmup_images": 10,
@@ -23,6 +24,8 @@ MODEL = {
     "latent_dim": 2,
     "widths": [8, 16],
     "hidden_units": 4,
+    "blocks": 1,
+    "stochastic_layers": 2,
     "likelihood": "logistic",
 }
 

@@ -26,7 +26,16 @@ from vae.models import build
 from vae.models.conv import Output
 from vae.trainer import fit
 
-MODEL = ModelConfig(name="conv", image_shape=(8, 8, 1), latent_dim=3, widths=(8,), hidden_units=16, likelihood="logistic")
+MODEL = ModelConfig(
+    name="conv",
+    image_shape=(8, 8, 1),
+    latent_dim=3,
+    widths=(8,),
+    hidden_units=16,
+    blocks=1,
+    stochastic_layers=2,
+    likelihood="logistic",
+)
 FIT = FitConfig(
     exactness="resume", virtual_shards=12, micro_batch_size=0, memory_format="channels_last",
     compile=False, recompute=False, skip_nonfinite_steps=0, keep_checkpoints=2, patience_reports=0,

@@ -21,7 +21,16 @@ from vae.models import build
 from vae.trainer import fit
 
 # More than a megabyte of parameters, so that DistributedDataParallel has several buckets to add in one order or another.
-MODEL = ModelConfig(name="conv", image_shape=(8, 8, 1), latent_dim=3, widths=(48,), hidden_units=512, likelihood="logistic")
+MODEL = ModelConfig(
+    name="conv",
+    image_shape=(8, 8, 1),
+    latent_dim=3,
+    widths=(48,),
+    hidden_units=512,
+    blocks=1,
+    stochastic_layers=2,
+    likelihood="logistic",
+)
 FIT = FitConfig(
     seed=3, beta=1.5, global_batch_size=24, total_images=16 * 24, learning_rate=1e-3, warmup_images=64, weight_decay=0.01,
     clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=4.0, beta_anneal_share=0.5, memory_format="channels_last",

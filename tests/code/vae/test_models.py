@@ -21,7 +21,16 @@ SHAPES = [
 
 
 def make(image_shape: tuple[int, int, int], widths: tuple[int, ...], likelihood: str) -> ModelConfig:
-    return ModelConfig(name="conv", image_shape=image_shape, latent_dim=5, widths=widths, hidden_units=12, likelihood=likelihood)
+    return ModelConfig(
+        name="conv",
+        image_shape=image_shape,
+        latent_dim=5,
+        widths=widths,
+        hidden_units=12,
+        blocks=1,
+        stochastic_layers=2,
+        likelihood=likelihood,
+    )
 
 
 def images(config: ModelConfig, count: int, seed: int = 0) -> torch.Tensor:

@@ -18,7 +18,7 @@ COVARIANCES = torch.tensor([[[0.5, 0.3], [0.3, 0.4]], [[0.2, -0.1], [-0.1, 0.6]]
 
 
 def config(components: int) -> PriorConfig:
-    return PriorConfig(name="mixture", mixture_components=components)
+    return PriorConfig(name="mixture", mixture_components=components, hidden_units=16, steps=50)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
