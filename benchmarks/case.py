@@ -62,7 +62,9 @@ class Case:
     def fit_config(self, **other: Any) -> FitConfig:
         values = {
             "global_batch_size": self.batch_size, "learning_rate": 1e-3, "warmup_images": 1000, "weight_decay": 0.01,
-            "clip_norm": 10000.0, "ema_decay": 0.999, "beta_start": 1.0, "beta_anneal_share": 0.0, "precision": self.precision,
+            "clip_norm": 10000.0, "ema_decay": 0.999, "beta_start": 1.0, "beta_anneal_share": 0.0,
+            "objective": "elbo", "beta_schedule": "geometric", "beta_cycles": 1, "free_bits_nats": 0.0,
+            "capacity_nats": 0.0, "regulariser_weight": 1.0, "importance_samples": 1, "precision": self.precision,
             "memory_format": self.memory_format, "compile": self.compile, "recompute": False, "micro_batch_size": 0,
             "exactness": "off", "virtual_shards": 12, "skip_nonfinite_steps": 0, "seed": 0, "beta": 1.0,
             "total_images": self.total_images, "validate_every_images": 2**40, "checkpoint_every_images": 2**40,

@@ -28,7 +28,7 @@ from vae.metrics.bounds import bits_per_dim, importance_weighted_nll
 from vae.metrics.frechet import TooFewSamplesError, frechet_distance, moments
 from vae.metrics.terms import active_units, mutual_information_gap, psnr_db
 from vae.pictures import grid, save_png
-from vae.validation import bound
+from vae.validation import bound, observed
 
 PARAMS = ("base.seed", "evaluate")
 THREADS = 2  # fixed: the number of threads changes the last bits of the result
@@ -62,7 +62,7 @@ def _fcd_scores(values: SimpleNamespace, generator: Generator, network: Extracto
 def _likelihood(values: SimpleNamespace, generator: Generator, test: ImageShards) -> dict[str, float]:
     section, seed = values.evaluate, values.base.seed
     terms = bound(generator.model, test, BATCH, seed)
-    some = to_model_range(torch.from_numpy(test.spread(section.importance_images)))
+    some = observed(generator.model, to_model_range(torch.from_numpy(test.spread(section.importance_images))), seed, 0)
     nll_N = importance_weighted_nll(generator.model, some, section.importance_samples, seed)
     nll = float(nll_N.mean())
     return {

@@ -95,7 +95,7 @@ def main() -> None:
     import torch
     import torch.distributed as dist
 
-    from vae import trainer
+    from vae import losses, trainer
     from vae.config import FitConfig, ModelConfig
     from vae.data import ImageShards, ShardWriter
 
@@ -113,7 +113,7 @@ def main() -> None:
         writer.close()
     if ranks > 1:
         dist.barrier()
-    images, real = ImageShards(folder / "shards"), trainer.step_noise
+    images, real = ImageShards(folder / "shards"), losses.step_noise
 
     def step_noise(seed: int, step: int, *rest: Any) -> torch.Tensor:
         if fault and (fault["step"], fault["rank"]) == (step, rank):
@@ -121,7 +121,7 @@ def main() -> None:
             return real(seed, step, *rest) * (float("nan") if fault["what"] == "nan" else 1)
         return real(seed, step, *rest)
 
-    trainer.step_noise = step_noise
+    losses.step_noise = step_noise
     model = ModelConfig(
         name="conv",
         image_shape=(8, 8, 1),
@@ -135,6 +135,8 @@ def main() -> None:
     config = FitConfig(
         seed=3, beta=1.5, global_batch_size=BATCH, total_images=STEPS * BATCH, learning_rate=1e-3, warmup_images=64,
         weight_decay=0.01, clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=4.0, beta_anneal_share=0.5,
+        objective="elbo", beta_schedule="geometric", beta_cycles=1, free_bits_nats=0.0,
+        capacity_nats=0.0, regulariser_weight=1.0, importance_samples=1,
         memory_format="channels_last", compile=False, recompute=False, micro_batch_size=0, exactness="resume", virtual_shards=12,
         skip_nonfinite_steps=0, validate_every_images=8 * BATCH, checkpoint_every_images=CHECKPOINT_STEPS * BATCH,
         keep_checkpoints=2, patience_reports=0,

@@ -42,6 +42,8 @@ class PriorConfig:
 
 
 EXACTNESS = ("off", "run", "resume", "elastic")
+OBJECTIVES = ("elbo", "importance", "tc", "mmd", "deterministic")
+ACROSS_IMAGES = ("tc", "mmd")  # objectives that compare the images of a batch with one another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +56,15 @@ class Recipe:
     weight_decay: float = field(low=0, high=10)
     clip_norm: float = field(above=0)
     ema_decay: float = field(low=0, high=0.999999)
-    beta_start: float = field(above=0, high=1e4)
+    objective: str = field(choices=OBJECTIVES)
+    beta_schedule: str = field(choices=("geometric", "linear", "cyclical"))
+    beta_start: float = field(low=0, high=1e4)
     beta_anneal_share: float = field(low=0, high=1)
+    beta_cycles: int = field(low=1, high=1000)
+    capacity_nats: float = field(low=0, high=1e6)
+    free_bits_nats: float = field(low=0, high=1e4)
+    regulariser_weight: float = field(low=0, high=1e6)
+    importance_samples: int = field(low=1, high=1024)
     precision: str = field(choices=("float32", "bfloat16"))
     memory_format: str = field(choices=("channels_last", "contiguous"))
     compile: bool
@@ -66,6 +75,24 @@ class Recipe:
     skip_nonfinite_steps: int = field(low=0, high=10_000)
 
     def problems(self) -> list[tuple[str, str]]:
+        return self._objective_problems() + self._elastic_problems()
+
+    def _objective_problems(self) -> list[tuple[str, str]]:
+        found = []
+        if self.beta_schedule == "geometric" and self.beta_anneal_share > 0 and self.beta_start == 0:
+            found.append(("beta_start", "must be more than 0 with beta_schedule geometric: a factor leads nowhere from 0"))
+        if self.objective in ACROSS_IMAGES and self.micro_batch_size:
+            found.append(("micro_batch_size", f"must be 0 with objective {self.objective}, which needs its whole batch at once"))
+        if self.objective in ACROSS_IMAGES and self.exactness == "elastic":
+            found.append(("exactness", f"elastic shares nothing between images, objective {self.objective} does: set resume"))
+        if self.objective != "elbo" and (self.capacity_nats or self.free_bits_nats):
+            key = "capacity_nats" if self.capacity_nats else "free_bits_nats"
+            found.append((key, f"must be 0 with objective {self.objective}: it belongs to elbo"))
+        if self.objective != "importance" and self.importance_samples > 1:
+            found.append(("importance_samples", f"must be 1 with objective {self.objective}: set objective importance"))
+        return found
+
+    def _elastic_problems(self) -> list[tuple[str, str]]:
         if self.exactness != "elastic":
             return []
         found = []

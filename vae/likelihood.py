@@ -21,9 +21,18 @@ LOG_2 = math.log(2)
 BIN_WIDTH = 2 / (LEVELS - 1)  # distance of two neighbouring levels in model range [-1, 1]
 
 
+def binarised(x_NCHW: Tensor, uniform_NP: Tensor) -> Tensor:
+    """-1 or 1, of which 1 has the grey value's probability (dynamic binarisation: Salakhutdinov and Murray 2008).
+
+    ``uniform_NP`` is uniform on [0, 1), one number for each pixel.
+    """
+    return torch.where(uniform_NP.view(x_NCHW.shape) < (x_NCHW + 1) / 2, 1.0, -1.0)
+
+
 class _Binned(nn.Module):
     """256 levels as the mass of a bin under a density centred at the output; the two edge bins reach to infinity."""
 
+    binary = False
     initial_scale = 0.3
     smallest_scale = BIN_WIDTH / 16
 
@@ -101,7 +110,9 @@ class DiscretizedGaussian(_Binned):
 
 
 class Bernoulli(nn.Module):
-    """Two levels, observed as "at or above the middle grey"; only for one channel, where such a binarisation is an image."""
+    """Two levels, for images that were ``binarised``; only for one channel, where such a thing is an image."""
+
+    binary = True
 
     def __init__(self, channels: int) -> None:
         super().__init__()

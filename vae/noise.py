@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_NOISE_TAG = 0x401E  # keeps noise apart from the sample order, which is seeded by the same number
+_NOISE_TAG, _UNIFORM_TAG = 0x401E, 0x0B17  # keep them apart from the sample order, which is seeded by the same number
 _WORD = 2**64
 
 
@@ -18,6 +18,12 @@ def step_noise(seed: int, step: int, shape: tuple[int, int], device: torch.devic
     state = np.random.SeedSequence([seed, step, _NOISE_TAG]).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
     return torch.randn(shape, generator=generator).to(device)
+
+
+def step_uniforms(seed: int, step: int, shape: tuple[int, int], device: torch.device) -> Tensor:
+    """Numbers uniform on [0, 1) for a whole global batch, f(seed, step), as ``step_noise`` is and apart from it."""
+    state = np.random.SeedSequence([seed, step, _UNIFORM_TAG]).generate_state(1, np.uint64)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))).to(device)
 
 
 def _signed(word: int) -> int:

@@ -13,17 +13,28 @@ from torch import Tensor
 from vae.config import FitConfig
 
 
-def annealed_beta(images_seen: int, config: FitConfig) -> float:
-    """The weight of the rate at a point of the training: from ``beta_start`` to ``beta`` by a constant factor per image.
+def annealed_share(images_seen: int, config: FitConfig) -> float:
+    """How far the annealing has come, 0 to 1: in each of ``beta_cycles`` it arrives after ``beta_anneal_share`` of the cycle."""
+    cycles = config.beta_cycles if config.beta_schedule == "cyclical" else 1
+    cycle = config.total_images / cycles
+    place = images_seen - cycle * min(int(images_seen / cycle), cycles - 1)
+    length = config.beta_anneal_share * cycle
+    return 1.0 if place >= length else place / length
 
-    It arrives after ``beta_anneal_share`` of the images and stays; a share of 0 is a constant beta. From above, the latents
-    first learn the one or two factors that pay most, each on an axis of its own, and then more of them (Burgess et al. 2018,
-    section 5, where a capacity grows instead); from below it is a warm-up against posterior collapse (Bowman et al. 2016).
+
+def annealed_beta(images_seen: int, config: FitConfig) -> float:
+    """The weight of the rate at a point of the training: from ``beta_start`` to ``beta``; a share of 0 is a constant beta.
+
+    From above, the latents first learn the one or two factors that pay most, each on an axis of its own, and then more of them
+    (Burgess et al. 2018, section 5, where a capacity grows instead); from below it is a warm-up against posterior collapse
+    (Bowman et al. 2016), again and again where it is cyclical (Fu et al. 2019).
     """
-    length = config.beta_anneal_share * config.total_images
-    if images_seen >= length:
+    share = annealed_share(images_seen, config)
+    if share == 1:
         return config.beta
-    return config.beta_start * (config.beta / config.beta_start) ** (images_seen / length)
+    if config.beta_schedule == "geometric":
+        return config.beta_start * (config.beta / config.beta_start) ** share
+    return config.beta_start + (config.beta - config.beta_start) * share
 
 
 def rate_per_dim(mean_ND: Tensor, logvar_ND: Tensor) -> Tensor:

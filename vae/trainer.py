@@ -25,8 +25,8 @@ from vae.errors import NonFiniteError, ResumeRefusedError, StepError, StoppedErr
 from vae.files import DamagedError
 from vae.gradients import Gradients, check_division
 from vae.loader import Loader
+from vae.losses import Objective
 from vae.models import build
-from vae.noise import step_noise
 from vae.numerics import check_numerics, determinism, numerics
 from vae.objective import annealed_beta
 from vae.optim import Ema, build_optimizer, learning_rate
@@ -98,6 +98,7 @@ class Run:
         self.model.recompute = config.recompute
         self.averaged = build(model_config).to(device, memory_format=layout).requires_grad_(False).eval()
         self.optimizer, self.ema, self.progress = build_optimizer(model, config), Ema(model, config.ema_decay), Progress()
+        self.objective = Objective(model, config, device)
         self.saver = Saver(checkpoints, config.keep_checkpoints) if checkpoints is not None and rank() == 0 else None
         self.saved_step = -1
 
@@ -174,18 +175,17 @@ class Run:
     def step(self, gradients: Gradients, loader: Loader) -> Tensor:
         """One optimizer step; returns this rank's sums over its images: distortion, rate (both in nats), count."""
         config, progress, step = self.config, self.progress, self.progress.step
-        noise_ND = step_noise(config.seed, step, (config.global_batch_size, self.model.latent_dim), self.device)
-        beta = annealed_beta(step * config.global_batch_size, config)
+        images_seen = step * config.global_batch_size
+        noise, uniform = self.objective.draw(step, math.prod(self.model_config.image_shape))
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self.optimizer.zero_grad(set_to_none=True)
         for number in range(len(gradients.parts)):
             with gradients.part(number) as rows:
                 x_NCHW = loader.batch(step, rows)
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                    terms = gradients.forward(x_NCHW, noise_ND[rows])
-                distortion, rate = terms.distortion_N.sum(), terms.rate_ND.sum()
-                gradients.backward(distortion + beta * rate)
-            sums += torch.stack([distortion.detach(), rate.detach(), torch.full_like(distortion, len(x_NCHW))]).double()
+                bits = uniform if uniform is None else uniform[rows]
+                loss, part = self.objective(gradients.forward, x_NCHW, noise[rows], bits, images_seen)
+                gradients.backward(loss)
+            sums += part
         gradients.reduce()
         # Gradients are those of the whole batch by now, so every rank sees the same norm and takes the same decision.
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
@@ -194,7 +194,7 @@ class Run:
             self._skip(float(norm), sums.tolist())
         else:
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(step * config.global_batch_size, config)
+                group["lr"] = learning_rate(images_seen, config)
             self.optimizer.step()
             self.ema.update(step)
         progress.step += 1

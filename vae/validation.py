@@ -5,15 +5,23 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vae.data import ImageShards
 from vae.distributed import all_reduce_sum, rank, world_size
 from vae.images import to_model_range
-from vae.noise import step_noise
+from vae.likelihood import binarised
+from vae.noise import step_noise, step_uniforms
 
 Metrics = dict[str, float]
 BOUND_SEED_OFFSET = 1_000_003  # held-out images draw their noise from another seed than training
+
+
+def observed(model: nn.Module, x_NCHW: Tensor, seed: int, number: int) -> Tensor:
+    """The images as the model's likelihood sees them: as they are, or binarised by f(seed, number, place)."""
+    if not model.likelihood.binary:
+        return x_NCHW
+    return binarised(x_NCHW, step_uniforms(seed, number, (len(x_NCHW), x_NCHW[0].numel()), x_NCHW.device))
 
 
 @torch.no_grad()
@@ -29,7 +37,7 @@ def bound(model: nn.Module, images: ImageShards, batch_size: int, seed: int) -> 
     for chunk in range(rank(), chunks, world_size()):
         x_NCHW = to_model_range(torch.from_numpy(images.slice(chunk * batch_size, (chunk + 1) * batch_size)).to(device))
         noise_ND = step_noise(seed + BOUND_SEED_OFFSET, chunk, (len(x_NCHW), model.latent_dim), device)
-        terms = model(x_NCHW, noise_ND)
+        terms = model(observed(model, x_NCHW, seed + BOUND_SEED_OFFSET, chunk), noise_ND)
         terms_by_chunk[chunk] = torch.stack([terms.distortion_N.double().sum(), terms.rate_ND.double().sum()]).cpu()
     distortion, rate = (all_reduce_sum(terms_by_chunk.to(device)).sum(0) / len(images)).tolist()
     return {

@@ -211,6 +211,8 @@ def job_of(project, section, state) -> Job:
         compile=False, recompute=False, skip_nonfinite_steps=0, keep_checkpoints=2, patience_reports=0,
         seed=3, beta=1.0, global_batch_size=8, total_images=160, learning_rate=2e-3, warmup_images=16, weight_decay=0.01,
         clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=1.0, beta_anneal_share=0.0,
+        objective="elbo", beta_schedule="geometric", beta_cycles=1, free_bits_nats=0.0,
+        capacity_nats=0.0, regulariser_weight=1.0, importance_samples=1,
         validate_every_images=80, checkpoint_every_images=80,
     )  # fmt: skip
     model = ModelConfig(

@@ -34,6 +34,8 @@ def template(tmp_path) -> Job:
         compile=False, recompute=False, skip_nonfinite_steps=0, keep_checkpoints=2, patience_reports=0,
         seed=0, beta=1.0, global_batch_size=10, total_images=100, learning_rate=1e-3, warmup_images=0, weight_decay=0.0,
         clip_norm=1.0, ema_decay=0.9, precision="float32", beta_start=4.0, beta_anneal_share=0.5,
+        objective="elbo", beta_schedule="geometric", beta_cycles=1, free_bits_nats=0.0,
+        capacity_nats=0.0, regulariser_weight=1.0, importance_samples=1,
         validate_every_images=50, checkpoint_every_images=50,
     )  # fmt: skip
     return Job(

@@ -23,7 +23,6 @@ from vae.distributed import all_reduce_sum, default_device, own_rows, rank, worl
 from vae.errors import NonFiniteError, StoppedError
 from vae.gradients import Gradients
 from vae.models import build
-from vae.models.conv import Output
 from vae.trainer import fit
 
 MODEL = ModelConfig(
@@ -41,6 +40,8 @@ FIT = FitConfig(
     compile=False, recompute=False, skip_nonfinite_steps=0, keep_checkpoints=2, patience_reports=0,
     seed=3, beta=1.5, global_batch_size=16, total_images=320, learning_rate=1e-3, warmup_images=64, weight_decay=0.01,
     clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=4.0, beta_anneal_share=0.5,
+    objective="elbo", beta_schedule="geometric", beta_cycles=1, free_bits_nats=0.0,
+    capacity_nats=0.0, regulariser_weight=1.0, importance_samples=1,
         validate_every_images=160, checkpoint_every_images=160,
 )  # fmt: skip
 ON_THE_FLY = OnTheFly(POLICY, keys(50), "L")
@@ -106,7 +107,9 @@ def _with_a_nan(images: ImageShards, mine: bool) -> dict:
     def poisoned(config: ModelConfig) -> nn.Module:
         model = build(config)
         if mine:
-            model.register_forward_hook(lambda module, inputs, terms: Output(terms.distortion_N * float("nan"), terms.rate_ND))
+            model.register_forward_hook(
+                lambda module, inputs, terms: replace(terms, distortion_N=terms.distortion_N * float("nan"))
+            )
         return model
 
     with pytest.MonkeyPatch.context() as patch:

@@ -33,7 +33,9 @@ MODEL = ModelConfig(
 )
 FIT = FitConfig(
     seed=3, beta=1.5, global_batch_size=24, total_images=16 * 24, learning_rate=1e-3, warmup_images=64, weight_decay=0.01,
-    clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=4.0, beta_anneal_share=0.5, memory_format="channels_last",
+    clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=4.0, beta_anneal_share=0.5,
+    objective="elbo", beta_schedule="geometric", beta_cycles=1, free_bits_nats=0.0,
+    capacity_nats=0.0, regulariser_weight=1.0, importance_samples=1, memory_format="channels_last",
     compile=False, recompute=False, micro_batch_size=0, exactness="resume", virtual_shards=12, skip_nonfinite_steps=0,
     validate_every_images=8 * 24, checkpoint_every_images=160 * 24, keep_checkpoints=2, patience_reports=0,
 )  # fmt: skip

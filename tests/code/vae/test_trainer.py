@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from vae import gradients, trainer
+from vae import gradients, losses, trainer
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter
 from vae.errors import NonFiniteError, StepError, StoppedError
@@ -378,9 +378,9 @@ def test_fit_patience_without_checkpoints_is_refused(
 def test_fit_skips_as_many_bad_steps_as_it_may_and_then_stops_with_the_last_good_checkpoint(
     model_config: ModelConfig, fit_config: FitConfig, shards: ImageShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, bad = trainer.step_noise, {5, 17, 25}
+    real, bad = losses.step_noise, {5, 17, 25}
     monkeypatch.setattr(
-        trainer, "step_noise", lambda seed, step, *rest: real(seed, step, *rest) * (math.nan if step in bad else 1)
+        losses, "step_noise", lambda seed, step, *rest: real(seed, step, *rest) * (math.nan if step in bad else 1)
     )
     recorder = Recorder()
     config = replace(fit_config, skip_nonfinite_steps=2)
@@ -393,14 +393,14 @@ def test_fit_skips_as_many_bad_steps_as_it_may_and_then_stops_with_the_last_good
 def test_fit_error_in_a_step_says_which(
     model_config: ModelConfig, fit_config: FitConfig, shards: ImageShards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = trainer.step_noise
+    real = losses.step_noise
 
     def buggy(seed: int, step: int, *rest: object) -> torch.Tensor:
         if step == 7:
             raise PlannedError("a bug")
         return real(seed, step, *rest)
 
-    monkeypatch.setattr(trainer, "step_noise", buggy)
+    monkeypatch.setattr(losses, "step_noise", buggy)
     with pytest.raises(StepError, match=r"step 7: PlannedError: a bug") as caught:
         fit(model_config, fit_config, shards, shards)
     assert caught.value.step == 7 and isinstance(caught.value.__cause__, PlannedError)
