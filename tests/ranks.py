@@ -130,6 +130,7 @@ def main() -> None:
         hidden_units=512,
         blocks=1,
         stochastic_layers=2,
+        sigma=0.1,
         likelihood="logistic",
     )
     config = FitConfig(

@@ -17,6 +17,7 @@ class Architecture:
     blocks: int = field(low=1, high=64)
     stochastic_layers: int = field(low=2, high=12)
     likelihood: str
+    sigma: float = field(above=0, high=10)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint_sequential
 
 from vae.config import ModelConfig
+from vae.likelihood import LIKELIHOODS
 from vae.objective import log_normal, rate_per_dim, reparameterize
 
 GROUP_CHANNELS = 8  # channels in a normalisation group
@@ -54,6 +55,11 @@ def norm(channels: int) -> nn.GroupNorm:
     """GroupNorm, never BatchNorm: nothing depends on the rest of the batch."""
     groups = max(1, channels // GROUP_CHANNELS)
     return nn.GroupNorm(groups if channels % groups == 0 else 1, channels)
+
+
+def likelihood(config: ModelConfig) -> nn.Module:
+    """The likelihood of a configuration."""
+    return LIKELIHOODS[config.likelihood](config.image_shape[2], config.sigma)
 
 
 def strides_problem(config: ModelConfig) -> str | None:

@@ -11,8 +11,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from vae.config import ModelConfig
-from vae.likelihood import LIKELIHOODS
-from vae.models.base import VAE, bounded, norm
+from vae.models.base import VAE, bounded, likelihood, norm
 
 
 class _Residual(nn.Module):
@@ -51,10 +50,9 @@ class ConvVAE(VAE):
         self.expand = nn.Sequential(
             nn.Linear(config.latent_dim, config.hidden_units), nn.SiLU(), nn.Linear(config.hidden_units, flat)
         )
-        self.decoder = nn.Sequential(
-            *up, norm(widths[0]), nn.SiLU(), nn.Conv2d(widths[0], 4 * channels, 3, padding=1), nn.PixelShuffle(2)
-        )
-        self.likelihood = LIKELIHOODS[config.likelihood](channels)
+        self.likelihood = likelihood(config)
+        last = nn.Conv2d(widths[0], 4 * self.likelihood.output_channels, 3, padding=1)
+        self.decoder = nn.Sequential(*up, norm(widths[0]), nn.SiLU(), last, nn.PixelShuffle(2))
 
     def observe(self, x_NCHW: Tensor) -> tuple[Tensor, ...]:
         return bounded(self._through(self.encoder, x_NCHW))

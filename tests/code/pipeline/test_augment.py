@@ -223,6 +223,7 @@ def job_of(project, section, state) -> Job:
         hidden_units=16,
         blocks=1,
         stochastic_layers=2,
+        sigma=0.1,
         likelihood="logistic",
     )
     state.mkdir()

@@ -152,6 +152,7 @@ def test_likelihood_bits_and_errors_follow_from_nats(tmp_path):
             hidden_units=8,
             blocks=1,
             stochastic_layers=2,
+            sigma=0.1,
             likelihood="logistic",
         )
     ).eval()

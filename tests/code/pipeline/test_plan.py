@@ -33,6 +33,7 @@ MODEL = ModelConfig(
     hidden_units=32,
     blocks=1,
     stochastic_layers=2,
+    sigma=0.1,
     likelihood="gaussian",
 )
 COSTS = {"step_seconds": 0.1, "validation_images_per_second": 1000.0, "checkpoint_seconds": 0.5}

@@ -27,6 +27,7 @@ def template(tmp_path) -> Job:
         hidden_units=8,
         blocks=1,
         stochastic_layers=2,
+        sigma=0.1,
         likelihood="logistic",
     )
     fit = FitConfig(

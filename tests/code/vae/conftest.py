@@ -17,6 +17,7 @@ def model_config() -> ModelConfig:
         hidden_units=16,
         blocks=1,
         stochastic_layers=2,
+        sigma=0.1,
         likelihood="logistic",
     )
 

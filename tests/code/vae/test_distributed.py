@@ -33,6 +33,7 @@ MODEL = ModelConfig(
     hidden_units=16,
     blocks=1,
     stochastic_layers=2,
+    sigma=0.1,
     likelihood="logistic",
 )
 FIT = FitConfig(

@@ -29,6 +29,7 @@ MODEL = ModelConfig(
     hidden_units=512,
     blocks=1,
     stochastic_layers=2,
+    sigma=0.1,
     likelihood="logistic",
 )
 FIT = FitConfig(

@@ -29,6 +29,7 @@ def make(image_shape: tuple[int, int, int], widths: tuple[int, ...], likelihood:
         hidden_units=12,
         blocks=1,
         stochastic_layers=2,
+        sigma=0.1,
         likelihood=likelihood,
     )
 
@@ -81,7 +82,7 @@ def test_build_unknown_model_suggests_the_nearest(model_config: ModelConfig) -> 
 def test_build_unknown_likelihood_suggests_the_nearest(model_config: ModelConfig) -> None:
     with pytest.raises(ValueError, match="unknown likelihood 'gausian': did you mean 'gaussian'"):
         build(replace(model_config, likelihood="gausian"))
-    with pytest.raises(ValueError, match="known are logistic, gaussian, bernoulli"):
+    with pytest.raises(ValueError, match="known are logistic, gaussian, gaussian_fixed, logistic_mixture, bernoulli"):
         build(replace(model_config, likelihood="zzz"))
 
 

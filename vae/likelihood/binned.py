@@ -1,0 +1,110 @@
+"""Likelihoods of 256 levels, each the mass of a bin under a density centred at the output; the edge bins reach to infinity.
+
+N batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae.likelihood.levels import BIN_WIDTH, SMALLEST_SCALE, log_logistic_mass, logistic_noise, to_levels
+
+LOG_2 = math.log(2)
+FIRST_SCALE = 0.3
+
+
+class _Binned(nn.Module):
+    """The spread is learned, one value for each channel."""
+
+    binary = False
+
+    def __init__(self, channels: int, sigma: float = FIRST_SCALE) -> None:
+        super().__init__()
+        self.output_channels = channels
+        self.set_scale(channels, sigma)
+
+    def set_scale(self, channels: int, sigma: float) -> None:
+        self.log_scale = nn.Parameter(torch.full((channels,), math.log(FIRST_SCALE)))
+
+    @staticmethod
+    def problem(image_shape: tuple[int, int, int]) -> str | None:
+        return None
+
+    def mean(self, output_NCHW: Tensor) -> Tensor:
+        return output_NCHW.clamp(-1, 1)
+
+    def scale_C11(self) -> Tensor:
+        return self.log_scale.exp().clamp_min(SMALLEST_SCALE)[:, None, None]
+
+    def noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws of the density with centre 0 and scale 1."""
+        raise NotImplementedError
+
+    def sample(self, output_NCHW: Tensor, generator: torch.Generator) -> Tensor:
+        return to_levels(output_NCHW + self.scale_C11() * self.noise(output_NCHW, generator))
+
+
+class DiscretizedLogistic(_Binned):
+    """Logistic density over 256 bins (Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow, 2016)."""
+
+    def log_prob(self, output_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
+        return log_logistic_mass(x_NCHW, output_NCHW, self.scale_C11()).flatten(1).sum(1)
+
+    def noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        return logistic_noise(like, generator)
+
+
+class _LogNdtr(torch.autograd.Function):
+    """log of the normal distribution function; torch's own gradient cancels in the far tail, this one does not.
+
+    d/dz log Phi(z) = phi(z) / Phi(z) = sqrt(2 / pi) / erfcx(-z / sqrt(2)).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        ctx.save_for_backward(z)
+        return torch.special.log_ndtr(z)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (z,) = ctx.saved_tensors
+        return gradient * math.sqrt(2 / math.pi) / torch.special.erfcx(-z / math.sqrt(2))
+
+
+class DiscretizedGaussian(_Binned):
+    """Normal density over 256 bins; both normal tails are evaluated as logarithms on the side where they are small."""
+
+    def log_prob(self, output_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
+        scale = self.scale_C11()
+        centred = (x_NCHW - output_NCHW) / scale
+        half_bin = BIN_WIDTH / 2 / scale
+        lowest, highest = x_NCHW < -1 + BIN_WIDTH / 2, x_NCHW > 1 - BIN_WIDTH / 2
+        # Mirror to the negative side, where log_ndtr keeps its precision: P(a < z < b) = P(-b < z < -a).
+        folded = -centred.abs()
+        log_upper, log_lower = _LogNdtr.apply(folded + half_bin), _LogNdtr.apply(folded - half_bin)
+        # log1mexp by whichever form is exact for the size of the gap (Maechler 2012).
+        gap = (log_upper - log_lower).clamp_min(1e-12)
+        # Each form sees only gaps it can take: the branch that is not chosen must not put a NaN into the gradient.
+        near, far = gap.clamp_max(LOG_2), gap.clamp_min(LOG_2)
+        log1mexp = torch.where(gap < LOG_2, torch.log(-torch.expm1(-near)), torch.log1p(-torch.exp(-far)))
+        inner = log_upper + log1mexp
+        tail_low = _LogNdtr.apply(centred + half_bin)  # mass below the upper edge
+        tail_high = _LogNdtr.apply(half_bin - centred)  # mass above the lower edge
+        return torch.where(lowest, tail_low, torch.where(highest, tail_high, inner)).flatten(1).sum(1)
+
+    def noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.randn(like.shape, generator=generator).to(like)
+
+
+class FixedGaussian(DiscretizedGaussian):
+    """The same with a spread set by hand: then beta alone balances distortion and rate."""
+
+    def set_scale(self, channels: int, sigma: float) -> None:
+        self._sigma = sigma  # no parameter: nothing is learned, nothing is saved that could differ from the configuration
+
+    def scale_C11(self) -> Tensor:
+        return torch.tensor(max(self._sigma, SMALLEST_SCALE))
