@@ -16,7 +16,7 @@ from vae.files import canonical_json, write_text
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "data"
 RESULTS = ROOT / "docs" / "results"
-Row = Callable[[Path], dict[str, Any]]
+Row = Callable[..., dict[str, Any]]
 
 
 def result(benchmark: str) -> Path:
@@ -24,16 +24,23 @@ def result(benchmark: str) -> Path:
     return RESULTS / f"{benchmark}.json"
 
 
-def measure(benchmark: str, rows: Mapping[str, Row], description: str) -> None:
-    """Measure the rows that the command line names, or all; each replaces its own part of the result."""
+def measure(benchmark: str, rows: Mapping[str, Row], description: str, **options: float) -> None:
+    """Measure the rows that the command line names, or all; each replaces its own part of the result.
+
+    Every row gets an empty folder, and by name each of ``options``, which the command line can set.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", choices=[[], *rows], default=[])
+    for option, default in options.items():
+        parser.add_argument(f"--{option}", type=float, default=default, help="default: %(default)g")
+    chosen = vars(parser.parse_args())
+    named = chosen.pop("rows")
     logging.disable(logging.INFO)
     work, path = ROOT / ".work", result(benchmark)
     work.mkdir(exist_ok=True)
-    for row in parser.parse_args().rows or rows:
+    for row in named or rows:
         with tempfile.TemporaryDirectory(prefix=f"{benchmark}-", dir=work) as name:
-            measured = rows[row](Path(name))
+            measured = rows[row](Path(name), **chosen)
         results = json.loads(path.read_text()) if path.exists() else {}
         write_text(path, canonical_json(results | {row: measured | {"machine": machine()}}))
         print(row, json.dumps(measured, indent=1), flush=True)

@@ -30,13 +30,17 @@ STANDARDISED_ON = 10_000  # training images that set the mean and deviation of t
 
 @dataclass(frozen=True)
 class ExtractorConfig:
-    """Shape of the network; ``classes`` is the number of labels, or 4 for quarter turns."""
+    """Shape of the network; ``classes`` is the number of labels, or 4 for quarter turns.
+
+    ``architecture`` is residual, or plain for a second opinion by a network of another kind.
+    """
 
     channels: int
     width: int
     feature_dim: int
     classes: int
     task: str  # labels or turns
+    architecture: str = "residual"
 
 
 class _Down(nn.Module):
@@ -52,14 +56,31 @@ class _Down(nn.Module):
         return self.main(x_NCHW) + self.skip(x_NCHW)
 
 
+class _PlainDown(nn.Module):
+    """Two convolutions of 5x5 and a maximum: no skip, no stride, another activation."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            nn.Conv2d(before, after, 5, padding=2), nn.GroupNorm(GROUPS, after), nn.ReLU(),
+            nn.Conv2d(after, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True),
+        )  # fmt: skip
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.main(x_NCHW)
+
+
+ARCHITECTURES = {"residual": _Down, "plain": _PlainDown}
+
+
 class Extractor(nn.Module):
-    """A residual classifier whose last hidden layer is the feature vector."""
+    """A classifier whose last hidden layer is the feature vector."""
 
     def __init__(self, config: ExtractorConfig) -> None:
         super().__init__()
-        self.config, width = config, config.width
+        self.config, width, down = config, config.width, ARCHITECTURES[config.architecture]
         self.body = nn.Sequential(
-            nn.Conv2d(config.channels, width, 3, stride=2, padding=1), _Down(width, 2 * width), _Down(2 * width, 4 * width)
+            nn.Conv2d(config.channels, width, 3, stride=2, padding=1), down(width, 2 * width), down(2 * width, 4 * width)
         )
         self.neck = nn.Sequential(nn.GroupNorm(GROUPS, 4 * width), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
         self.to_features = nn.Linear(16 * width, config.feature_dim)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,15 @@ import pytest
 import torch
 
 from vae.data import ImageShards, ShardWriter
-from vae.extractor import FEATURE_BATCH, Extractor, ExtractorConfig, load_extractor, save_extractor, train_extractor
+from vae.extractor import (
+    ARCHITECTURES,
+    FEATURE_BATCH,
+    Extractor,
+    ExtractorConfig,
+    load_extractor,
+    save_extractor,
+    train_extractor,
+)
 from vae.files import MANIFEST, DamagedError, sha256_file
 
 CONFIG = ExtractorConfig(channels=1, width=8, feature_dim=6, classes=2, task="labels")
@@ -28,8 +37,12 @@ def planted(directory: Path, count: int = 192) -> tuple[ImageShards, np.ndarray]
     return ImageShards(directory), labels
 
 
-def train(images: ImageShards, labels: np.ndarray | None, seed: int = 0, total: int = 32 * 40) -> tuple[Extractor, float]:
-    config = CONFIG if labels is not None else ExtractorConfig(channels=1, width=8, feature_dim=6, classes=4, task="turns")
+def train(
+    images: ImageShards, labels: np.ndarray | None, seed: int = 0, total: int = 32 * 40, architecture: str = "residual"
+) -> tuple[Extractor, float]:
+    config = replace(
+        CONFIG, architecture=architecture, classes=4 if labels is None else 2, task="turns" if labels is None else "labels"
+    )
     return train_extractor(config, images, labels, total_images=total, batch_size=32, peak_learning_rate=3e-3, seed=seed)
 
 
@@ -51,6 +64,14 @@ def test_train_learns_two_planted_classes(world: tuple[ImageShards, np.ndarray],
     with torch.no_grad():
         scores = network(torch.from_numpy(images.slice(0, 192)).permute(0, 3, 1, 2).float() / 127.5 - 1)
     assert (scores.argmax(1).numpy() == labels).mean() > 0.95
+
+
+def test_train_of_the_plain_architecture_learns_them_too(world: tuple[ImageShards, np.ndarray], tmp_path: Path) -> None:
+    network, accuracy = train(*world, architecture="plain", total=32 * 80)
+    assert accuracy > 0.9
+    save_extractor(tmp_path, network)
+    loaded, _ = load_extractor(tmp_path)
+    assert torch.equal(loaded.features(world[0].slice(0, 9)), network.features(world[0].slice(0, 9)))
 
 
 def test_train_shuffled_labels_are_not_learned(world: tuple[ImageShards, np.ndarray]) -> None:
@@ -153,8 +174,10 @@ def test_load_damaged_or_missing_file_is_refused(trained: tuple[Extractor, float
         load_extractor(tmp_path)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(("side", "channels"), [(8, 1), (28, 1), (32, 3), (15, 3)])
-def test_extractor_takes_images_of_any_side(side: int, channels: int) -> None:
-    network = Extractor(ExtractorConfig(channels=channels, width=8, feature_dim=6, classes=3, task="labels"))
+def test_extractor_takes_images_of_any_side(side: int, channels: int, architecture: str) -> None:
+    config = ExtractorConfig(channels=channels, width=8, feature_dim=6, classes=3, task="labels", architecture=architecture)
+    network = Extractor(config)
     images = np.zeros((2, side, side, channels), np.uint8)
     assert network.features(images).shape == (2, 6)

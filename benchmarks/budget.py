@@ -1,0 +1,107 @@
+"""Data and trainings of a comparison of quality: official splits as shards, and a fit that lasts as long as it may."""
+
+from __future__ import annotations
+
+import io
+import logging
+import statistics
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.rows import REAL, ROOT
+from vae.config import FitConfig, ModelConfig
+from vae.data import ImageShards, ShardWriter
+from vae.gradients import Gradients
+from vae.loader import Loader
+from vae.trainer import Fitted, Run, fit
+
+SHARDS = ROOT / ".work" / "quality-data"
+SETS = {"mnist": ("mnist-png", "L"), "cifar10": ("cifar10-jpg", "RGB")}
+HELD_OUT = 5000  # of the training images, the last after a shuffle: for choices
+WARM_STEPS, TIMED_STEPS = 10, 40
+SAFETY = 0.97  # of the budget: reports and checks take the rest
+log = logging.getLogger(__name__)
+
+
+def data(name: str) -> dict[str, ImageShards]:
+    """train, val and test of a set at its own size; ``labels.npy`` beside the training shards."""
+    folder = SHARDS / name
+    if not (folder / "labels.npy").exists():
+        archive, mode = SETS[name]
+        with zipfile.ZipFile(REAL / f"{archive}.zip") as opened:
+            names = sorted(n for n in opened.namelist() if not n.endswith("/"))
+            images = np.stack([np.asarray(Image.open(io.BytesIO(opened.read(n))).convert(mode)) for n in names])
+        images = images.reshape(*images.shape[:3], len(mode))
+        official = np.array([n.split("/")[0] for n in names])
+        labels = np.unique([n.split("/")[1] for n in names], return_inverse=True)[1]
+        train = np.random.default_rng(0).permutation(np.flatnonzero(official == "train"))
+        parts = {"train": train[:-HELD_OUT], "val": train[-HELD_OUT:], "test": np.flatnonzero(official == "test")}
+        for part, rows in parts.items():
+            writer = ShardWriter(folder / part, images.shape[1:], 8192)
+            writer.add_all(images[rows])
+            writer.close()
+        np.save(folder / "labels.npy", labels[parts["train"]])
+    return {part: ImageShards(folder / part) for part in ("train", "val", "test")}
+
+
+def labels(name: str) -> np.ndarray:
+    """Class number of every training image."""
+    return np.load(SHARDS / name / "labels.npy").astype(np.int64)
+
+
+def recipe(seconds: float, images_per_second: float, **changes: object) -> FitConfig:
+    """A training of so many seconds on this machine: AdamW 2e-3 at batch 128, warm-up, cosine to 0, EMA 0.999."""
+    total = max(1, int(seconds * SAFETY * images_per_second))
+    values = {
+        "global_batch_size": 128, "learning_rate": 2e-3, "warmup_images": 20_000, "weight_decay": 0.01, "clip_norm": 30_000.0,
+        "ema_decay": 0.999, "objective": "elbo", "beta_schedule": "linear", "beta_start": 0.0, "beta_anneal_share": 0.1,
+        "beta_cycles": 1, "capacity_nats": 0.0, "free_bits_nats": 0.0, "regulariser_weight": 1.0, "importance_samples": 1,
+        "precision": "float32", "memory_format": "channels_last", "compile": False, "recompute": False, "micro_batch_size": 0,
+        "exactness": "run", "virtual_shards": 12, "skip_nonfinite_steps": 20, "seed": 0, "beta": 1.0, "total_images": total,
+        "validate_every_images": max(1, total // 10), "checkpoint_every_images": 2**40, "keep_checkpoints": 1, "patience_reports": 0,
+    }  # fmt: skip
+    return FitConfig(**(values | changes))
+
+
+def images_per_second(model: ModelConfig, config: FitConfig, train: ImageShards) -> float:
+    """Of training steps, after the first ones."""
+    run = Run(model, config, torch.device("cpu"), None)
+    gradients, loader, times = Gradients(run.model, config), Loader(train, config, run.device, None), []
+    for step in range(WARM_STEPS + TIMED_STEPS):
+        started = time.perf_counter()
+        run.step(gradients, loader)
+        if step >= WARM_STEPS:
+            times.append(time.perf_counter() - started)
+    return config.global_batch_size / statistics.mean(times)
+
+
+def train_for(minutes: float, model: ModelConfig, images: dict[str, ImageShards], **changes: object) -> tuple[Fitted, dict]:
+    """Train within the budget; the averaged model, and what the training was: images, minutes, held-out bound on its way."""
+    speed = images_per_second(model, recipe(60, 1000, **changes), images["train"])
+    config = recipe(minutes * 60, speed, **changes)
+    bounds: list[float] = []
+
+    def report(metrics: dict[str, float], _: torch.nn.Module) -> None:
+        bounds.append(round(metrics["val_elbo_nats"], 2))
+        print(f"  {metrics['images']:>9.0f} images, held-out elbo {bounds[-1]}", flush=True)
+
+    started = time.perf_counter()
+    fitted = fit(model, config, images["train"], images["val"], on_report=report)
+    took = time.perf_counter() - started
+    return fitted, {
+        "images": fitted.step * config.global_batch_size, "minutes": round(took / 60, 2), "held_out_elbo_nats": bounds,
+        "parameters": sum(p.numel() for p in fitted.model.parameters()),
+    }  # fmt: skip
+
+
+def shards(images_NHWC: np.ndarray, directory: Path) -> ImageShards:
+    """An array as shards."""
+    writer = ShardWriter(directory, images_NHWC.shape[1:], 8192)
+    writer.add_all(images_NHWC)
+    writer.close()
+    return ImageShards(directory)

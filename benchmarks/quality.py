@@ -1,0 +1,143 @@
+"""How good the models get: ``python -m benchmarks.quality [rows] [--minutes M]`` writes docs/results/quality.json.
+
+mnist-nll: a hierarchy with Bernoulli pixels, the importance-weighted bound of test images, dynamically binarised.
+mnist-samples, cifar10-samples: a VAE whose latents get a density afterwards, against pythae's VAE in the same time on the same
+machine; S = (FCD - floor) / (FCD of pythae's VAE sampled from N(0, I) - floor), 10,000 samples as uint8 against the training
+split, seen through two extractors of different architecture and seed; the floor is what the test images score.
+The CIFAR images are a JPEG copy (quality 75): bits per dimension and Inception FID of papers do not apply to it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from vae.metrics.manifold import density_and_coverage
+
+from benchmarks.budget import data, labels, train_for
+from benchmarks.contenders import OTHERS
+from benchmarks.rows import ROOT, Row, measure
+from vae.artefact import Generator
+from vae.config import ModelConfig, PriorConfig
+from vae.data import ImageShards
+from vae.extractor import Extractor, ExtractorConfig, train_extractor
+from vae.files import read_json
+from vae.images import to_model_range
+from vae.metrics.bounds import importance_weighted_nll
+from vae.metrics.frechet import frechet_distance, moments
+from vae.pictures import grid, save_png
+from vae.samplers import fit_prior
+from vae.validation import observed
+
+MINUTES, THREADS, SEED = 30.0, 2, 0
+NLL_IMAGES, NLL_SAMPLES = 1000, 1000
+SAMPLES = 10_000
+EXTRACTOR_IMAGES = 120_000
+LATENT_DIM = {"mnist": 16, "cifar10": 64}
+PICTURES = ROOT / "docs" / "results"
+
+
+def _model(name: str, shape: tuple[int, int, int], latent_dim: int, **changes: Any) -> ModelConfig:
+    values = {
+        "widths": (32, 64),
+        "hidden_units": 256,
+        "blocks": 1,
+        "stochastic_layers": 6,
+        "likelihood": "logistic",
+        "sigma": 0.1,
+    }
+    return ModelConfig(name=name, image_shape=shape, latent_dim=latent_dim, **(values | changes))
+
+
+def mnist_nll(_work: Path, minutes: float) -> dict[str, Any]:
+    """The bound of 1,000 test images with 1,000 samples of the posterior each."""
+    torch.set_num_threads(THREADS)
+    splits = data("mnist")
+    model = _model("ladder", (28, 28, 1), 4, likelihood="bernoulli")
+    fitted, facts = train_for(minutes, model, splits)
+    x_NCHW = to_model_range(torch.from_numpy(splits["test"].spread(NLL_IMAGES)))
+    nll_N = importance_weighted_nll(fitted.model, observed(fitted.model, x_NCHW, SEED, 0), NLL_SAMPLES, SEED)
+    return facts | {
+        "model": model.name,
+        "nll_nats": round(float(nll_N.mean()), 3),
+        "standard_error_nats": round(float(nll_N.std() / len(nll_N) ** 0.5), 3),
+        "importance_samples": NLL_SAMPLES,
+        "test_images": NLL_IMAGES,
+        "binarised": "dynamically",
+    }
+
+
+def _extractors(name: str, splits: dict[str, ImageShards]) -> dict[str, Extractor]:
+    """A and B: another architecture and another seed, both told the labels of the training split."""
+    found = {}
+    for key, seed, width, architecture in (("A", 0, 32, "residual"), ("B", 1, 24, "plain")):
+        channels, classes = splits["train"].image_shape[2], 10
+        config = ExtractorConfig(channels, width, 64, classes, "labels", architecture)
+        found[key], accuracy = train_extractor(
+            config,
+            splits["train"],
+            labels(name),
+            total_images=EXTRACTOR_IMAGES,
+            batch_size=64,
+            peak_learning_rate=2e-3,
+            seed=seed,
+        )
+        print(f"  extractor {key}: accuracy {accuracy:.3f}", flush=True)
+    return found
+
+
+def _scores(images_NHWC: np.ndarray, network: Extractor, real: torch.Tensor) -> dict[str, float]:
+    features = network.features(images_NHWC)
+    density, coverage = density_and_coverage(real[:SAMPLES], features[:SAMPLES], neighbours=5)
+    return {"fcd": frechet_distance(moments(real), moments(features)), "density": density, "coverage": coverage}
+
+
+def samples(name: str, work: Path, minutes: float) -> dict[str, Any]:
+    """Ours and pythae's samples, their scores, and the mean squared error of reconstructed test images in units of [0, 1]."""
+    torch.set_num_threads(THREADS)
+    splits, latent_dim = data(name), LATENT_DIM[name]
+    train, test = splits["train"], splits["test"]
+    test_NHWC = test.slice(0, len(test))
+    command = [OTHERS, "-m", "benchmarks.peers", name, str(minutes), str(latent_dim), work]
+    subprocess.run([str(part) for part in command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    model = _model("conv", train.image_shape, latent_dim, likelihood="gaussian")
+    fitted, facts = train_for(minutes, model, splits)
+    prior = fit_prior(
+        fitted.model,
+        train.spread(20_000),
+        PriorConfig(name="mixture", mixture_components=128, hidden_units=128, steps=5000),
+        SEED,
+    )
+    generator = Generator(fitted.model, model, prior, {})
+    drawn = {"ours": generator.sample(SAMPLES, SEED)}
+    drawn |= {f"pythae {key}": np.load(work / f"{key}.npy") for key in ("normal", "mixture")}
+    copies = {"ours": generator.reconstruct(test_NHWC), "pythae": np.load(work / "reconstructions.npy")}
+    peer = read_json(work / "facts.json")
+    found: dict[str, Any] = {"ours": facts | {"model": model.name, "prior": prior.name}, "pythae": peer, "extractors": {}}
+    for key, network in _extractors(name, splits).items():
+        real = network.features(train.slice(0, len(train)))
+        floor = _scores(test_NHWC, network, real)
+        scores = {who: _scores(images, network, real) for who, images in drawn.items()}
+        span = scores["pythae normal"]["fcd"] - floor["fcd"]
+        for each in scores.values():
+            each["S"] = (each["fcd"] - floor["fcd"]) / span
+            each["coverage_of_real"] = each["coverage"] / floor["coverage"]
+        found["extractors"][key] = {"real test images": floor} | scores
+    for who, images in drawn.items():
+        save_png(grid(images[:64], columns=16), PICTURES / f"quality-{name}-{who.replace(' ', '-')}.png")
+    errors = {who: float(np.mean(((made / 255.0) - (test_NHWC / 255.0)) ** 2)) for who, made in copies.items()}
+    return found | {"test_mse": errors, "latent_dim": latent_dim, "samples": SAMPLES}
+
+
+ROWS: dict[str, Row] = {
+    "mnist-nll": mnist_nll,
+    "mnist-samples": partial(samples, "mnist"),
+    "cifar10-samples": partial(samples, "cifar10"),
+}
+
+if __name__ == "__main__":
+    measure("quality", ROWS, __doc__, minutes=MINUTES)
