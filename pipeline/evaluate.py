@@ -1,7 +1,8 @@
 """Stage evaluate: judges models/vae on the test split, which neither tune nor train has seen.
 
 In: data/processed, models/vae, models/extractor, reports/train/run.json. Out: reports/evaluate/{metrics.json, protocol.json,
-latents.csv, samples.png, reconstructions.png, interpolations.png, traversals.png, latents.png}.
+latents.csv, samples.png, reconstructions.png, interpolations.png, traversals.png, latents.png, factors.png}; where the images come
+with known factors also factors.csv.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ import torch
 from pipeline import stage
 from pipeline.outbox import connect
 from pipeline.paths import INDEX, METRICS, RUN, Paths
-from pipeline.plots import draw_rates
+from pipeline.plots import draw_information, draw_rates
 from vae.artefact import Generator, load_artefact
 from vae.data import ImageShards
 from vae.extractor import Extractor, load_extractor
 from vae.files import MANIFEST, canonical_json, read_json, read_manifest, replaced_directory, sha256_file, write_text
 from vae.images import to_model_range
 from vae.metrics.bounds import bits_per_dim, importance_weighted_nll
+from vae.metrics.factors import FACTOR_SCORES, factor_scores, information
 from vae.metrics.frechet import TooFewSamplesError, frechet_distance, moments
-from vae.metrics.terms import active_units, mutual_information_gap, psnr_db
+from vae.metrics.terms import active_units, psnr_db
 from vae.pictures import grid, save_png
 from vae.validation import bound, observed
 
@@ -73,7 +75,22 @@ def _likelihood(values: SimpleNamespace, generator: Generator, test: ImageShards
     }
 
 
-def _latent_scores(generator: Generator, test: ImageShards, index: pd.DataFrame) -> dict[str, float]:
+def _factor_scores(mean_ND: np.ndarray, factors: pd.DataFrame, seed: int) -> tuple[dict[str, float | None], pd.DataFrame | None]:
+    """Scores of the latents against known ``factors``, and their information: rows factors, columns latents. None: too few images."""
+    known_NF = factors.to_numpy(np.float64)
+    try:
+        scores = factor_scores(mean_ND, known_NF, seed)
+    except TooFewSamplesError as error:
+        log.warning("no scores of known factors: %s", error)
+        return dict.fromkeys(FACTOR_SCORES), None
+    names = [name.removeprefix("factor_") for name in factors]
+    return scores, pd.DataFrame(information(mean_ND, known_NF), index=pd.Index(names, name="factor"))
+
+
+def _latent_scores(
+    generator: Generator, test: ImageShards, index: pd.DataFrame, seed: int
+) -> tuple[dict[str, float | None], pd.DataFrame | None]:
+    """Scores of the posterior means, and where the images come with known factors what each latent tells of each."""
     images = test.slice(0, len(test))
     mean_ND, _ = generator.encode(images)
     scores = {
@@ -81,11 +98,12 @@ def _latent_scores(generator: Generator, test: ImageShards, index: pd.DataFrame)
         "active_units": active_units(mean_ND),
         "latent_dim": generator.config.latent_dim,
     }
-    factors = [column for column in index if column.startswith("factor_")]
-    known = index.loc[index["split"] == "test", factors]
-    if factors and known.notna().all(axis=None):
-        scores["mig"] = mutual_information_gap(mean_ND.numpy(), known.to_numpy(np.float64))
-    return scores
+    columns = [column for column in index if column.startswith("factor_")]
+    known = index.loc[index["split"] == "test", columns]
+    if not columns or known.isna().any(axis=None):
+        return scores, None
+    of_factors, told = _factor_scores(mean_ND.numpy(), known, seed)
+    return scores | of_factors, told
 
 
 def _between(a_D: torch.Tensor, b_D: torch.Tensor, steps: int) -> torch.Tensor:
@@ -156,13 +174,17 @@ def evaluate(values: SimpleNamespace, paths: Paths) -> None:
     metrics: dict[str, float | None] = {}
     log.info("likelihood of %d test images", len(test))
     metrics |= _likelihood(values, generator, test)
-    metrics |= _latent_scores(generator, test, index)
+    scores, told = _latent_scores(generator, test, index, values.base.seed)
+    metrics |= scores
     log.info("FCD of %d samples", values.evaluate.samples)
     metrics |= _fcd_scores(values, generator, network, paths)
     tracker = connect(paths)
     run_id = read_json(paths.train_report / RUN)["run_id"]
     with replaced_directory(paths.evaluate_report) as report:
         _pictures(values, generator, test, report)
+        draw_information(told, report / "factors.png")
+        if told is not None:
+            told.to_csv(report / "factors.csv")
         write_text(report / METRICS, canonical_json(metrics))
         write_text(report / "protocol.json", canonical_json(protocol(values, generator, extractor_hash, paths)))
         if tracker.exists(run_id):

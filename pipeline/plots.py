@@ -10,6 +10,8 @@ import pandas as pd
 from vae.pictures import shown
 
 INK, ACCENT = "#333333", "#c0392b"
+MOST_LATENTS = 24  # columns that one can read
+TOLD = 0.1  # of a factor's entropy: what is less may be chance
 
 
 def _figure(width: float, height: float) -> Any:
@@ -52,6 +54,51 @@ def draw_rates(rates: list[float], path: Path) -> None:
     axes.bar(range(len(rates)), sorted(rates, reverse=True), color="#2c7fb8")
     axes.set_xlabel("latent dimension, by rate")
     axes.set_ylabel("rate (nats)")
+    _save(figure, path)
+
+
+def draw_information(known: pd.DataFrame | None, path: Path) -> None:
+    """What each latent (column) tells of each factor (row), in units of the factor's entropy; a row's best latent is framed.
+
+    Columns are ordered by the factor that they tell most of, so that a disentangled model shows a staircase; at most the 24 best.
+    NaN is a factor that never varies. None: there is nothing to draw, and the picture says why.
+    """
+    if known is None:
+        figure, axes = _figure(6, 1.5)
+        axes.axis("off")
+        axes.text(0.5, 0.5, "the images come without known factors, or are too few", ha="center", fontsize=12, color=INK)
+        return _save(figure, path)
+    from matplotlib.patches import Rectangle
+
+    best, framed = known.max().fillna(0), set(known.dropna().idxmax(axis=1))
+    latents = sorted(known, key=lambda latent: (latent not in framed, -best[latent]))[:MOST_LATENTS]
+    place = dict(zip(known, known.fillna(0).to_numpy().argmax(0), strict=True))
+    latents.sort(key=lambda latent: (place[latent] if best[latent] >= TOLD else len(known), -best[latent]))
+    table = known[latents].to_numpy()
+    figure, axes = _figure(max(6, 0.5 * table.shape[1] + 1.8), 0.5 * table.shape[0] + 1)
+    axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    gaps = []
+    for y, values in enumerate(table):
+        if values[0] != values[0]:
+            gaps.append("never varies")
+            continue
+        for x, value in enumerate(values):
+            shade = "white" if value > 0.55 else INK if value >= TOLD else "#9a9a9a"
+            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=shade)
+        axes.add_patch(Rectangle((values.argmax() - 0.46, y - 0.46), 0.92, 0.92, fill=False, edgecolor=ACCENT, linewidth=1.5))
+        ranked = [*sorted(known.iloc[y], reverse=True), 0.0]
+        gaps.append(f"{ranked[0] - ranked[1]:.2f}")
+    axes.set_xticks(range(table.shape[1]), latents)
+    axes.set_yticks(range(table.shape[0]), known.index)
+    axes.set_xlabel("latent dimension" + (f" (best {MOST_LATENTS} of {known.shape[1]})" if known.shape[1] > MOST_LATENTS else ""))
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(range(len(gaps)), gaps)
+    right.set_ylabel("gap to the second")
+    for side in (axes, right):
+        side.tick_params(length=0)
+        for spine in side.spines.values():
+            spine.set_visible(False)
+    axes.set_title("what a latent tells of a factor, as a share of its entropy", fontsize=10)
     _save(figure, path)
 
 

@@ -14,6 +14,7 @@ from pipeline.evaluate import _between, _fcd_scores, _latent_scores, _likelihood
 from vae.config import ModelConfig
 from vae.data import ImageShards, ShardWriter
 from vae.files import sha256_file, write_manifest
+from vae.metrics.factors import FACTOR_SCORES
 from vae.models import build
 
 
@@ -99,23 +100,40 @@ def noise(count: int, seed: int, high: int = 256) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, high, (count, 2, 2, 1)).astype(np.uint8)
 
 
-def test_latent_scores_known_factors_give_a_gap_and_dead_units_do_not_count(tmp_path):
-    images = noise(400, 0)
-    test = shards(tmp_path, images)
-    index = pd.DataFrame(images.reshape(400, 4)[:, :2], columns=["factor_a", "factor_b"]).assign(split="test")
+def planted(count: int) -> tuple[np.ndarray, pd.DataFrame]:
+    """Images whose first two pixels are known factors, and their index; before them a training image without any."""
+    images = noise(count, 0)
+    index = pd.DataFrame(images.reshape(count, 4)[:, :2], columns=["factor_a", "factor_b"]).assign(split="test")
     train = pd.DataFrame({"factor_a": [np.nan], "factor_b": [np.nan], "split": ["train"]})
-    scores = _latent_scores(Planted(images), test, pd.concat([train, index]))
+    return images, pd.concat([train, index])
+
+
+def test_latent_scores_known_factors_are_found_and_dead_units_do_not_count(tmp_path):
+    images, index = planted(400)
+    scores, told = _latent_scores(Planted(images), shards(tmp_path, images), index, 0)
     assert scores["latent_dim"] == 3 and scores["active_units"] == 2
     assert scores["mig"] > 0.7  # each factor is one latent; 20 bins of 400 values leave some chance information
+    assert all(scores[name] > 0.95 for name in FACTOR_SCORES if name != "mig"), scores
     assert scores["psnr_db"] == pytest.approx(10 * math.log10(255**2 * 12))
+    assert list(told.index) == ["a", "b"] and told.shape == (2, 3)
+    np.testing.assert_allclose(np.diag(told), 1)
+    assert (told[2] == 0).all()
 
 
-def test_latent_scores_unknown_factors_give_no_gap(tmp_path):
+def test_latent_scores_unknown_factors_give_none(tmp_path):
     images = noise(50, 0)
     test = shards(tmp_path, images)
     index = pd.DataFrame({"split": ["test"] * 50, "factor_a": [np.nan, *range(49)]})
-    assert "mig" not in _latent_scores(Planted(images), test, index)
-    assert "mig" not in _latent_scores(Planted(images), test, index[["split"]])
+    for known in (index, index[["split"]]):
+        scores, told = _latent_scores(Planted(images), test, known, 0)
+        assert not set(FACTOR_SCORES) & set(scores) and told is None
+
+
+def test_latent_scores_few_images_say_nothing_about_factors(tmp_path):
+    images, index = planted(50)
+    scores, told = _latent_scores(Planted(images), shards(tmp_path, images), index, 0)
+    assert all(scores[name] is None for name in FACTOR_SCORES) and told is None
+    assert scores["active_units"] == 2
 
 
 def values(samples: int) -> SimpleNamespace:
