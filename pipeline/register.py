@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 from pipeline import stage
-from pipeline.evaluate import THREADS, fcd
+from pipeline.evaluate import THREADS
 from pipeline.outbox import connect
 from pipeline.paths import METRICS, RUN, Paths
 from pipeline.registry import CHAMPION, Registry
+from pipeline.scores import fcd
 from vae.artefact import load_artefact
 from vae.data import ImageShards
 from vae.extractor import load_extractor
