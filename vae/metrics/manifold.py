@@ -14,7 +14,7 @@ from torch import Tensor
 from vae.metrics.frechet import TooFewSamplesError
 
 NEIGHBOURS = 5
-MINIMUM_IMAGES = 400  # coverage is a share of the real images: its standard error is then at most 0.025
+MINIMUM_IMAGES = 400  # coverage is a share of balls: were these independent, its standard error would be 0.025 at most
 BLOCK_VALUES = 2**22  # distances at a time: 32 MiB whatever N and M are
 SAME = 1e-12  # of the squared lengths: nearer than this, features in single precision are the same
 

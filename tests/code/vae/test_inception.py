@@ -166,7 +166,7 @@ def resized(image_HWC: np.ndarray, side: int = 299) -> Tensor:
         return matrix
 
     height, width, _ = image_HWC.shape
-    found = np.einsum("ih,hwc,jw->cij", weights(height), image_HWC / 255.0, weights(width))
+    found = np.einsum("ih,hwc,jw->cij", weights(height), image_HWC / 255.0, weights(width), optimize=True)
     return torch.from_numpy(found)
 
 
