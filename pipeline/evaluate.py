@@ -20,14 +20,17 @@ from pipeline import stage
 from pipeline.outbox import connect
 from pipeline.paths import INDEX, METRICS, RUN, Paths
 from pipeline.plots import draw_information, draw_rates
+from pipeline.scores import BLUR_SIGMA_PIXELS, NOISE_LEVELS, aggregate_scores, feature_scores, fid_scores, inception
 from vae.artefact import Generator, load_artefact
 from vae.data import ImageShards
-from vae.extractor import Extractor, load_extractor
+from vae.extractor import load_extractor
 from vae.files import MANIFEST, canonical_json, read_json, read_manifest, replaced_directory, sha256_file, write_text
 from vae.images import to_model_range
 from vae.metrics.bounds import bits_per_dim, importance_weighted_nll
 from vae.metrics.factors import FACTOR_SCORES, factor_scores, information
-from vae.metrics.frechet import TooFewSamplesError, frechet_distance, moments
+from vae.metrics.frechet import TooFewSamplesError
+from vae.metrics.kernel import SUBSET_IMAGES
+from vae.metrics.manifold import NEIGHBOURS
 from vae.metrics.terms import active_units, psnr_db
 from vae.pictures import grid, save_png
 from vae.validation import bound, observed
@@ -39,26 +42,6 @@ GRID_SAMPLES, GRID_PAIRS, GRID_STEPS = 64, 8, 9
 MOST_TRAVERSED = 16  # dimensions on the picture
 TRAVERSED_QUANTILES = (0.02, 0.98)
 log = logging.getLogger("pipeline.evaluate")
-
-
-def fcd(generator: Generator, network: Extractor, images: ImageShards, samples: int, seed: int) -> float:
-    """Fréchet classifier distance of ``samples`` generated images to all of ``images``; TooFewSamplesError below the minimum."""
-    real = moments(network.features(images.slice(0, len(images))))
-    return frechet_distance(real, moments(network.features(generator.sample(samples, seed))))
-
-
-def _fcd_scores(values: SimpleNamespace, generator: Generator, network: Extractor, paths: Paths) -> dict[str, float | None]:
-    """FCD with its floor: what real training images score against the same test images."""
-    test, train = ImageShards(paths.processed / "test"), ImageShards(paths.processed / "train")
-    samples = values.evaluate.samples
-    try:
-        floor = frechet_distance(
-            moments(network.features(test.slice(0, len(test)))), moments(network.features(train.spread(samples)))
-        )
-        return {"fcd": fcd(generator, network, test, samples, values.base.seed), "fcd_real_floor": floor}
-    except TooFewSamplesError as error:
-        log.warning("no FCD: %s", error)
-        return {"fcd": None, "fcd_real_floor": None}
 
 
 def _likelihood(values: SimpleNamespace, generator: Generator, test: ImageShards) -> dict[str, float]:
@@ -155,6 +138,12 @@ def protocol(values: SimpleNamespace, generator: Generator, extractor_hash: str,
         "fcd_extractor_sha256": extractor_hash,
         "fcd_generated_images": values.evaluate.samples,
         "fcd_reference": "all test images",
+        "fcd_blur_sigma_pixels": BLUR_SIGMA_PIXELS,
+        "fcd_noise_levels": NOISE_LEVELS,
+        "kid_features": "fcd_extractor",
+        "kid_subset_images": SUBSET_IMAGES,
+        "coverage_neighbours": NEIGHBOURS,
+        "fid_weights_sha256": values.evaluate.inception_sha256 or None,
         "quantisation": "uint8",
         "prior": generator.prior.name,
         "importance_samples": values.evaluate.importance_samples,
@@ -166,7 +155,8 @@ def protocol(values: SimpleNamespace, generator: Generator, extractor_hash: str,
 def evaluate(values: SimpleNamespace, paths: Paths) -> None:
     """Score, draw, write the report and add it to the training's MLflow run."""
     torch.set_num_threads(THREADS)
-    read_manifest(paths.processed)
+    facts = read_manifest(paths.processed)
+    fid_network = inception(values, paths)  # first: a wrong file is told before minutes of work
     generator = load_artefact(paths.model)
     network, extractor_hash = load_extractor(paths.extractor)
     test = ImageShards(paths.processed / "test")
@@ -176,8 +166,12 @@ def evaluate(values: SimpleNamespace, paths: Paths) -> None:
     metrics |= _likelihood(values, generator, test)
     scores, told = _latent_scores(generator, test, index, values.base.seed)
     metrics |= scores
-    log.info("FCD of %d samples", values.evaluate.samples)
-    metrics |= _fcd_scores(values, generator, network, paths)
+    metrics |= aggregate_scores(values, generator, test)
+    log.info("FCD, kernel distance and coverage of %d samples", values.evaluate.samples)
+    metrics |= feature_scores(values, generator, network, paths)
+    if fid_network is not None:
+        log.info("FID of %d samples", values.evaluate.samples)
+        metrics |= fid_scores(values, generator, fid_network, test, facts["mode"])
     tracker = connect(paths)
     run_id = read_json(paths.train_report / RUN)["run_id"]
     with replaced_directory(paths.evaluate_report) as report:
@@ -192,7 +186,7 @@ def evaluate(values: SimpleNamespace, paths: Paths) -> None:
             tracker.artifacts(run_id, report, "evaluate")
         else:
             log.warning("the training's run %s is not in %s: metrics are in %s only", run_id, tracker.uri, report)
-    shown = ("elbo_nats", "nll_nats", "bits_per_dim", "fcd", "psnr_db", "active_units")
+    shown = ("elbo_nats", "nll_nats", "bits_per_dim", "fcd", "kid", "coverage", "psnr_db", "active_units")
     log.info("%s", ", ".join(f"{k} {metrics[k]:.4g}" for k in shown if metrics[k] is not None))
 
 

@@ -16,14 +16,24 @@ from typing import Any
 import torch
 
 from pipeline import stage
-from pipeline.evaluate import THREADS, fcd
+from pipeline.evaluate import THREADS
 from pipeline.outbox import connect
 from pipeline.paths import METRICS, RUN, Paths
 from pipeline.registry import CHAMPION, Registry
+from pipeline.scores import fcd
 from vae.artefact import load_artefact
 from vae.data import ImageShards
 from vae.extractor import load_extractor
-from vae.files import MANIFEST, canonical_json, read_json, read_manifest, replaced_directory, sha256_file, write_text
+from vae.files import (
+    MANIFEST,
+    DamagedError,
+    canonical_json,
+    read_json,
+    read_manifest,
+    replaced_directory,
+    sha256_file,
+    write_text,
+)
 
 PARAMS = ("base.seed", "evaluate", "register")
 log = logging.getLogger("pipeline.register")
@@ -69,8 +79,12 @@ def lineage(paths: Paths) -> dict[str, str]:
 
 
 def _champion_fcd(values: SimpleNamespace, paths: Paths, directory: Path) -> float | None:
-    """The champion's FCD under today's protocol; None where its images have another shape."""
-    generator = load_artefact(directory)
+    """The champion's FCD under today's protocol; None where its images have another shape, or today's code cannot read it."""
+    try:
+        generator = load_artefact(directory)
+    except DamagedError as error:  # it serves all the same: a registered version brings the code that it was made by
+        log.warning("the champion cannot be compared: %s", str(error).split(": remove")[0])
+        return None
     test = ImageShards(paths.processed / "test")
     if tuple(generator.config.image_shape) != tuple(test.image_shape):
         log.warning("the champion makes %s images, this data set has %s", generator.config.image_shape, test.image_shape)

@@ -23,7 +23,10 @@ from pipeline.stage import FAILURE_FILE, guarded, note_seconds
 from pipeline.tracking import Tracker, uri
 from vae.files import read_json
 
-SHOWN = ("elbo_nats", "nll_nats", "bits_per_dim", "fcd", "fcd_real_floor", "psnr_db", "active_units", "mig", "factor_vae_score")
+SHOWN = (
+    "elbo_nats", "nll_nats", "bits_per_dim", "fcd", "fcd_real_floor", "kid", "coverage", "psnr_db", "active_units", "mig",
+    "factor_vae_score",
+)  # fmt: skip
 
 
 def _repro(paths: Paths, *arguments: str) -> int:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vae.config import ModelConfig
-from vae.files import canonical_json, read_manifest, write_manifest, write_text
+from vae.files import DamagedError, canonical_json, read_manifest, write_manifest, write_text
 from vae.images import to_model_range, to_uint8
 from vae.models import build
 from vae.objective import rate_per_dim
@@ -82,12 +82,19 @@ def save_artefact(directory: Path, model: nn.Module, config: ModelConfig, prior:
 
 
 def load_artefact(directory: Path) -> Generator:
-    """The model in ``directory``; DamagedError where a file differs from its hash."""
+    """The model in ``directory``; DamagedError where a file differs from its hash, or was written by another version of this code."""
     read_manifest(directory)
     described = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     fields = described["model"]
-    config = ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-    with torch.random.fork_rng(devices=[]):
-        model = build(config)
-    model.load_state_dict(load_file(directory / WEIGHTS))
-    return Generator(model, config, SAMPLERS[described["prior"]](load_file(directory / PRIOR)), described["preprocessing"])
+    try:
+        config = ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        with torch.random.fork_rng(devices=[]):
+            model = build(config)
+        model.load_state_dict(load_file(directory / WEIGHTS))
+        prior = SAMPLERS[described["prior"]](load_file(directory / PRIOR))
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        what = " ".join(str(error).split())
+        raise DamagedError(
+            f"{directory} is of another version of this code ({what}): remove it and run `dvc repro` again"
+        ) from None
+    return Generator(model, config, prior, described["preprocessing"])

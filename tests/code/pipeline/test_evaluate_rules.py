@@ -10,11 +10,19 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline.evaluate import _between, _fcd_scores, _latent_scores, _likelihood, protocol
+from pipeline import scores
+from pipeline.errors import BadConfigError, BadDataError
+from pipeline.evaluate import _between, _latent_scores, _likelihood, protocol
+from pipeline.scores import aggregate_scores, feature_scores, fid_scores, inception
+from vae import artefact
 from vae.config import ModelConfig
 from vae.data import ImageShards, ShardWriter
 from vae.files import sha256_file, write_manifest
 from vae.metrics.factors import FACTOR_SCORES
+from vae.metrics.frechet import frechet_distance, minimum_samples, moments
+from vae.metrics.inception import FEATURE_DIM
+from vae.metrics.kernel import kernel_distance
+from vae.metrics.manifold import density_and_coverage
 from vae.models import build
 
 
@@ -76,10 +84,12 @@ def shards(folder, images: np.ndarray) -> ImageShards:
 
 
 class Planted:
-    """A generator whose latents are two known numbers of each image, and whose samples are given."""
+    """A generator whose latents are two known numbers of each image, and whose samples are given; images come back as they are."""
+
+    device = torch.device("cpu")
 
     def __init__(self, samples: np.ndarray) -> None:
-        self._samples = samples
+        self._samples, self.model = samples, self
         self.config, self.prior = SimpleNamespace(latent_dim=3), SimpleNamespace(name="normal")
 
     def encode(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,6 +101,22 @@ class Planted:
 
     def sample(self, n: int, seed: int) -> np.ndarray:
         return self._samples[:n]
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        return images
+
+    def observe(self, x_NCHW: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (x_NCHW.flatten(1)[:, :3],)
+
+    def infer(self, observed: tuple[torch.Tensor, ...], noise_ND: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(mean_ND=observed[0])
+
+
+class Hierarchy(Planted):
+    """... whose second layer's posterior depends on the sample of the first."""
+
+    def infer(self, observed: tuple[torch.Tensor, ...], noise_ND: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(mean_ND=observed[0] + noise_ND)
 
 
 NETWORK = SimpleNamespace(features=lambda images: torch.as_tensor(images).flatten(1)[:, :2].double())
@@ -136,44 +162,167 @@ def test_latent_scores_few_images_say_nothing_about_factors(tmp_path):
     assert scores["active_units"] == 2
 
 
-def values(samples: int) -> SimpleNamespace:
-    section = SimpleNamespace(samples=samples, importance_samples=16, importance_images=7)
+def values(samples: int, weights: str = "", sha256: str = "") -> SimpleNamespace:
+    section = SimpleNamespace(
+        samples=samples, importance_samples=16, importance_images=7, inception_weights=weights, inception_sha256=sha256
+    )
     return SimpleNamespace(base=SimpleNamespace(seed=0), evaluate=section)
 
 
-def test_fcd_scores_copies_of_the_test_images_are_at_no_distance(project):
-    real = noise(300, 1)
+@pytest.fixture
+def split(project):
+    """500 real test images, of which the generator in a test may make copies, and 900 for training."""
+    real = noise(500, 1)
     shards(project.paths.processed / "test", real)
-    shards(project.paths.processed / "train", noise(300, 2))
-    same = _fcd_scores(values(300), Planted(real), NETWORK, project.paths)
-    other = _fcd_scores(values(300), Planted(noise(300, 3, high=100)), NETWORK, project.paths)
+    shards(project.paths.processed / "train", noise(900, 2))
+    return real
+
+
+FLOORS = ("fcd_real_floor", "fcd_half_floor", "fcd_blurred", "fcd_noised", "fcd_reconstructions", "kid_real_floor")
+FLOORS += ("density_real", "coverage_real")
+
+
+def test_feature_scores_copies_are_at_no_distance_and_others_beyond_what_real_images_score(project, split):
+    same = feature_scores(values(500), Planted(split), NETWORK, project.paths)
+    other = feature_scores(values(500), Planted(noise(500, 3, high=100)), NETWORK, project.paths)
     assert same["fcd"] == pytest.approx(0, abs=1e-6)
-    assert same["fcd_real_floor"] == other["fcd_real_floor"] > 0
     assert other["fcd"] > 10 * same["fcd_real_floor"]
+    assert same["kid"] < same["kid_real_floor"] + 4 * same["kid_standard_error"] < other["kid"]
+    assert (same["density"], same["coverage"]) == (pytest.approx(1, abs=0.05), 1.0)
+    assert other["coverage"] < 0.5 < same["coverage_real"] < 1
+    assert other["density_real"] == pytest.approx(1, abs=0.2)
 
 
-def test_fcd_scores_are_refused_below_the_minimum(project):
-    few = noise(2, 1)
+def test_feature_scores_of_real_and_spoilt_images_do_not_depend_on_the_generator(project, split):
+    found = [feature_scores(values(500), Planted(each), NETWORK, project.paths) for each in (split, noise(500, 3, high=9))]
+    assert {name: found[0][name] for name in FLOORS} == {name: found[1][name] for name in FLOORS}
+    assert found[0]["fcd_real_floor"] > 0 and found[0]["fcd_half_floor"] > 0
+    assert found[0]["fcd_reconstructions"] == pytest.approx(0, abs=1e-6)  # this generator's are exact
+    # Noise upon noise changes little; blurring four unrelated pixels takes most of their spread.
+    assert 0 < found[0]["fcd_noised"] < 0.1 * found[0]["fcd_blurred"]
+
+
+def test_feature_scores_are_those_of_the_metrics(project, split):
+    made = noise(500, 3, high=200)
+    found = feature_scores(values(450), Planted(made), NETWORK, project.paths)
+    real, fake = NETWORK.features(split), NETWORK.features(made[:450])
+    assert found["fcd"] == frechet_distance(moments(real), moments(fake))
+    kernel = kernel_distance(real, fake, 0)
+    assert (found["kid"], found["kid_standard_error"]) == (kernel.value, kernel.standard_error)
+    rows = np.linspace(0, 499, 450).round().astype(int)  # coverage rises with the number of generated images: equal counts
+    manifold = density_and_coverage(real[rows], fake)
+    assert (found["density"], found["coverage"]) == (manifold.density, manifold.coverage)
+
+
+def test_feature_scores_below_their_own_minimum_are_refused_each_with_a_reason(project, caplog):
+    few = noise(100, 1)
     shards(project.paths.processed / "test", few)
     shards(project.paths.processed / "train", few)
-    assert _fcd_scores(values(2), Planted(few), NETWORK, project.paths) == {"fcd": None, "fcd_real_floor": None}
+    found = feature_scores(values(100), Planted(few), NETWORK, project.paths)
+    given = {name for name, value in found.items() if value is not None}
+    assert given == {"fcd", *(name for name in FLOORS if name.startswith("fcd"))}
+    assert "no kid, kid_standard_error, kid_real_floor: a kernel distance in subsets of 200 needs 400 images" in caplog.text
+    assert "no density, density_real, coverage, coverage_real: density and coverage need 400 images" in caplog.text
+    nothing = feature_scores(values(2), Planted(few), NETWORK, project.paths)
+    assert nothing["fcd"] is None and nothing["fcd_real_floor"] is None and nothing["fcd_half_floor"] is None
+
+
+def test_spoilt_images_are_spoilt_by_the_stated_strength(tmp_path):
+    flat = np.full((40, 32, 32, 3), 128, np.uint8)
+    np.testing.assert_array_equal(scores.blurred(flat), flat)
+    errors = scores.noised(flat, 0).numpy() - 128.0
+    assert errors.std() == pytest.approx(16, rel=0.02) and abs(errors.mean()) < 0.2
+    np.testing.assert_array_equal(scores.noised(flat, 0), scores.noised(flat, 0))
+    assert not np.array_equal(scores.noised(flat, 0), scores.noised(flat, 1))
+    spot = np.zeros((1, 33, 33, 1), np.uint8)
+    spot[0, 16, 16] = 255
+    spread = scores.blurred(spot).numpy()[0, :, :, 0].astype(float)
+    distances = np.add.outer((np.arange(33) - 16) ** 2, (np.arange(33) - 16) ** 2)
+    assert (spread * distances).sum() / spread.sum() / 2 == pytest.approx(1, rel=0.1)  # the variance along each side
+
+
+def test_aggregate_scores_parts_add_up_and_a_hierarchy_has_none(tmp_path, caplog):
+    images = noise(300, 0)
+    test = shards(tmp_path, images)
+    found = aggregate_scores(values(300), Planted(images), test)
+    mean, logvar = Planted(images).encode(images)
+    rate = float((0.5 * (mean.double() ** 2 + logvar.double().exp() - 1 - logvar.double())).sum(1).mean())
+    assert found["aggregate_kl_nats"] + found["mutual_information_nats"] == pytest.approx(rate)
+    assert found["mutual_information_ceiling_nats"] == pytest.approx(math.log(300))
+    assert found["aggregate_moment_gap_nats"] <= found["aggregate_kl_nats"] + 0.05
+    assert aggregate_scores(values(50), Planted(images), test)["mutual_information_ceiling_nats"] == pytest.approx(math.log(50))
+    assert set(aggregate_scores(values(300), Hierarchy(images), test).values()) == {None}
+    assert "hierarchy" in caplog.text
+
+
+def test_aggregate_scores_of_a_real_model_are_numbers(tmp_path):
+    test = shards(tmp_path, np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8))
+    generator = artefact.Generator(small_model(), SimpleNamespace(latent_dim=2, image_shape=(8, 8, 1)), None, {})
+    assert all(math.isfinite(value) for value in aggregate_scores(values(20), generator, test).values())
+
+
+def test_no_weights_of_inception_no_network(project):
+    assert inception(values(1), project.paths) is None
+
+
+def test_wrong_weights_of_inception_are_bad_data_and_name_the_parameters(project):
+    (project.root / "weights.pth").write_text("no weights")
+    with pytest.raises(BadDataError, match=r"weights.pth has the sha256 .*evaluate.inception_sha256 of params.yaml"):
+        inception(values(1, "weights.pth", "0" * 64), project.paths)
+
+
+@pytest.mark.parametrize(
+    ("weights", "sha256", "message"),
+    [
+        ("a.pth", "", "evaluate.inception_sha256: is empty"),
+        ("", "0" * 64, "evaluate.inception_weights: is empty"),
+        ("a.pth", "0" * 63, "is not 64 hexadecimal digits"),
+        ("a.pkl", "0" * 64, "neither a .pth nor a .safetensors file"),
+    ],
+)
+def test_parameters_of_inception_go_together(project, weights, sha256, message):
+    with pytest.raises(BadConfigError, match=message):
+        project.values(("evaluate",), evaluate__inception_weights=weights, evaluate__inception_sha256=sha256)
+    whole = project.values(("evaluate",), evaluate__inception_weights="a.pth", evaluate__inception_sha256="0" * 64)
+    assert whole.evaluate.inception_weights == "a.pth"
+
+
+class SixFeatures:
+    """Stands for Inception: sees RGB only, and counts what it was shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, ...]] = []
+
+    def features(self, images: np.ndarray) -> torch.Tensor:
+        self.seen.append(images.shape)
+        return torch.as_tensor(images).flatten(1)[:, :6].double()
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 4), ("HSV", 3)])
+def test_fid_is_of_pictures_as_they_are_seen(tmp_path, monkeypatch, mode, channels):
+    monkeypatch.setattr(scores, "FEATURE_DIM", 6)
+    images = np.random.default_rng(0).integers(0, 256, (60, 2, 4, channels)).astype(np.uint8)
+    network = SixFeatures()
+    found = fid_scores(values(60), Planted(images), network, shards(tmp_path, images), mode)
+    assert found["fid"] == pytest.approx(0, abs=1e-6)
+    assert network.seen == [(60, 2, 4, 1 if mode == "L" else 3)] * 2
+
+
+def test_fid_of_too_few_images_is_refused_before_any_feature(tmp_path, caplog):
+    images, network = noise(60, 0), SixFeatures()
+    assert fid_scores(values(60), Planted(images), network, shards(tmp_path, images), "L") == {"fid": None}
+    assert network.seen == []
+    assert f"no fid: FID needs {minimum_samples(FEATURE_DIM)} test images and evaluate.samples, there are 60" in caplog.text
+
+
+def small_model():
+    torch.manual_seed(0)
+    shape = {"widths": (8,), "hidden_units": 8, "blocks": 1, "stochastic_layers": 2, "sigma": 0.1}
+    return build(ModelConfig(name="conv", image_shape=(8, 8, 1), latent_dim=2, likelihood="logistic", **shape)).eval()
 
 
 def test_likelihood_bits_and_errors_follow_from_nats(tmp_path):
-    torch.manual_seed(0)
-    model = build(
-        ModelConfig(
-            name="conv",
-            image_shape=(8, 8, 1),
-            latent_dim=2,
-            widths=(8,),
-            hidden_units=8,
-            blocks=1,
-            stochastic_layers=2,
-            sigma=0.1,
-            likelihood="logistic",
-        )
-    ).eval()
+    model = small_model()
     test = shards(tmp_path, np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8))
     found = _likelihood(values(1), SimpleNamespace(model=model), test)
     assert found["bits_per_dim"] == pytest.approx(found["nll_nats"] / math.log(2) / 64)
@@ -196,3 +345,7 @@ def test_protocol_names_what_the_scores_depend_on(project):
     assert found["fcd_extractor_sha256"] == "abc" and found["fcd_generated_images"] == 123
     assert (found["importance_samples"], found["importance_images"], found["seed"]) == (16, 7, 0)
     assert (found["split"], found["prior"]) == ("test", "normal")
+    assert (found["kid_subset_images"], found["coverage_neighbours"]) == (200, 5)
+    assert (found["fcd_blur_sigma_pixels"], found["fcd_noise_levels"]) == (1.0, 16.0)
+    assert found["fid_weights_sha256"] is None
+    assert protocol(values(1, "w.pth", "f" * 64), Planted(noise(1, 0)), "abc", project.paths)["fid_weights_sha256"] == "f" * 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from vae.artefact import BATCH, Generator, load_artefact, save_artefact
 from vae.config import ModelConfig, PriorConfig
 from vae.data import ImageShards
-from vae.files import MANIFEST, DamagedError, write_manifest
+from vae.files import MANIFEST, DamagedError, canonical_json, write_manifest
 from vae.models import build
 from vae.samplers import SAMPLERS
 
@@ -125,6 +126,17 @@ def test_load_artefact_leaves_the_global_generator_alone(original: Generator, tm
     torch.manual_seed(0)
     load_artefact(tmp_path / "artefact")
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(("key", "value"), [("blocks", None), ("likelihood", "unheard_of"), ("widths", [8, 8])])
+def test_load_of_another_versions_artefact_says_so(original: Generator, tmp_path: Path, key: str, value: object) -> None:
+    save_artefact(tmp_path, original.model, original.config, original.prior, {})
+    described = json.loads((tmp_path / "config.json").read_text())
+    described["model"] = {k: v for k, v in described["model"].items() if k != key} | ({key: value} if value else {})
+    (tmp_path / "config.json").write_text(canonical_json(described))
+    write_manifest(tmp_path)
+    with pytest.raises(DamagedError, match=r"another version of this code .*dvc repro"):
+        load_artefact(tmp_path)
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 16, 16, 1), (2, 1, 8, 8), (8, 8, 1), (2, 8, 8)])

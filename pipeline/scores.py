@@ -1,0 +1,169 @@
+"""Scores of evaluate that compare sets of images, or the latents of one, each beside what real images score: docs/metrics.md.
+
+N images, D features or latents. A score for which there are too few images is None, and the log says why.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import BadDataError
+from pipeline.paths import Paths
+from vae.artefact import Generator
+from vae.data import ImageShards, stream_indices
+from vae.extractor import Extractor
+from vae.images import to_model_range, to_uint8
+from vae.metrics.frechet import Moments, TooFewSamplesError, frechet_distance, minimum_samples, moments
+from vae.metrics.inception import FEATURE_DIM, InceptionFeatures, WeightsError, load_inception
+from vae.metrics.kernel import kernel_distance
+from vae.metrics.latents import aggregate_posterior
+from vae.metrics.manifold import density_and_coverage
+from vae.noise import image_states, step_noise
+from vae.operations import blur, noise
+from vae.pictures import shown
+
+BLUR_SIGMA_PIXELS, BLUR_RADIUS_PIXELS = 1.0, 3
+NOISE_LEVELS = 16.0  # standard deviation, of 256
+PROBED_IMAGES = 4
+log = logging.getLogger("pipeline.scores")
+Scores = dict[str, float | None]
+
+
+def fcd(generator: Generator, network: Extractor, images: ImageShards, samples: int, seed: int) -> float:
+    """Fréchet classifier distance of ``samples`` generated images to all of ``images``; TooFewSamplesError below the minimum."""
+    real = moments(network.features(images.slice(0, len(images))))
+    return frechet_distance(real, moments(network.features(generator.sample(samples, seed))))
+
+
+def _each(computed: dict[str, Callable[[], float]]) -> Scores:
+    """Each score, or None; one line of the log for each reason."""
+    found: Scores = {}
+    reasons: dict[str, list[str]] = {}
+    for name, score in computed.items():
+        try:
+            found[name] = score()
+        except TooFewSamplesError as error:
+            found[name] = None
+            reasons.setdefault(str(error), []).append(name)
+    for reason, names in reasons.items():
+        log.warning("no %s: %s", ", ".join(names), reason)
+    return found
+
+
+def blurred(images_NHWC: np.ndarray) -> Tensor:
+    """uint8 images under a Gaussian of 1 pixel's deviation, in each stored channel."""
+    x_NCHW = (to_model_range(torch.from_numpy(images_NHWC)) + 1) / 2
+    return to_uint8(2 * blur(x_NCHW, torch.full((len(x_NCHW),), BLUR_SIGMA_PIXELS), BLUR_RADIUS_PIXELS) - 1)
+
+
+def noised(images_NHWC: np.ndarray, seed: int) -> Tensor:
+    """uint8 images with normal noise of 16 levels' deviation, in each stored channel."""
+    x_NCHW = (to_model_range(torch.from_numpy(images_NHWC)) + 1) / 2
+    states_N = image_states(seed, np.arange(len(x_NCHW)), np.zeros(len(x_NCHW), np.int64))
+    return to_uint8(2 * noise(x_NCHW, torch.full((len(x_NCHW),), NOISE_LEVELS / 255), states_N) - 1)
+
+
+def _spread(features_ND: Tensor, count: int) -> Tensor:
+    """``count`` rows at equal distances, as ``ImageShards.spread`` takes them."""
+    return features_ND[torch.linspace(0, len(features_ND) - 1, min(count, len(features_ND)), dtype=torch.float64).round().long()]
+
+
+def feature_scores(values: SimpleNamespace, generator: Generator, network: Extractor, paths: Paths) -> Scores:
+    """FCD, kernel distance, density and coverage of samples against test images; and what real or spoilt images score there."""
+    test, train = ImageShards(paths.processed / "test"), ImageShards(paths.processed / "train")
+    samples, seed = values.evaluate.samples, values.base.seed
+    test_ND = network.features(test.slice(0, len(test)))
+    generated_ND = network.features(generator.sample(samples, seed))
+    train_ND = network.features(train.spread(samples))
+    halves = network.features(train.gather(stream_indices(len(train), seed, 0, min(2 * samples, len(train))))).tensor_split(2)
+    known = test.spread(samples)
+    real_moments = cache(lambda: moments(test_ND))
+
+    def distance(features_ND: Tensor) -> float:
+        return frechet_distance(real_moments(), moments(features_ND))
+
+    def halved() -> float:
+        first, second = (moments(half_ND) for half_ND in halves)
+        return frechet_distance(first, second)
+
+    count = min(len(test_ND), len(generated_ND), len(train_ND))  # coverage compares equal counts only
+    generated_kernel = cache(lambda: kernel_distance(test_ND, generated_ND, seed))
+    generated_manifold = cache(lambda: density_and_coverage(_spread(test_ND, count), generated_ND[:count]))
+    real_manifold = cache(lambda: density_and_coverage(_spread(test_ND, count), _spread(train_ND, count)))
+    return _each(
+        {
+            "fcd": lambda: distance(generated_ND),
+            "fcd_real_floor": lambda: distance(train_ND),
+            "fcd_half_floor": halved,
+            "fcd_reconstructions": lambda: distance(network.features(generator.reconstruct(known))),
+            "fcd_blurred": lambda: distance(network.features(blurred(known))),
+            "fcd_noised": lambda: distance(network.features(noised(known, seed))),
+            "kid": lambda: generated_kernel().value,
+            "kid_standard_error": lambda: generated_kernel().standard_error,
+            "kid_real_floor": lambda: kernel_distance(test_ND, train_ND, seed).value,
+            "density": lambda: generated_manifold().density,
+            "density_real": lambda: real_manifold().density,
+            "coverage": lambda: generated_manifold().coverage,
+            "coverage_real": lambda: real_manifold().coverage,
+        }
+    )
+
+
+def _posterior_depends_on_draw(generator: Generator, images_NHWC: np.ndarray) -> bool:
+    """Whether the model is a hierarchy, in which no single normal distribution is the posterior."""
+    observed = generator.model.observe(to_model_range(torch.from_numpy(images_NHWC).to(generator.device)))
+    noise_ND = torch.ones(len(images_NHWC), generator.config.latent_dim, device=generator.device)
+    means = [generator.model.infer(observed, each_ND).mean_ND for each_ND in (noise_ND, 0 * noise_ND)]
+    return not torch.equal(*means)
+
+
+@torch.no_grad()
+def aggregate_scores(values: SimpleNamespace, generator: Generator, test: ImageShards) -> Scores:
+    """The aggregate posterior of test images against N(0, I); None for a hierarchy."""
+    names = {"aggregate_kl_nats": "kl_nats", "aggregate_moment_gap_nats": "moment_gap_nats"}
+    names |= {"mutual_information_nats": "mutual_information_nats"}
+    images = test.spread(values.evaluate.samples)
+    if _posterior_depends_on_draw(generator, images[:PROBED_IMAGES]):
+        log.warning("no %s: the posterior of a hierarchy is no normal distribution", ", ".join(names))
+        return dict.fromkeys(names)
+    mean_ND, logvar_ND = generator.encode(images)
+    noise_ND = step_noise(values.base.seed, 0, tuple(mean_ND.shape), mean_ND.device)
+    aggregate = cache(lambda: aggregate_posterior(mean_ND, logvar_ND, noise_ND))
+    found = _each({name: lambda field=field: getattr(aggregate(), field) for name, field in names.items()})
+    return found | {
+        "mutual_information_ceiling_nats": math.log(len(images))
+    }  # near it, more is known than so few images can show
+
+
+def inception(values: SimpleNamespace, paths: Paths) -> InceptionFeatures | None:
+    """The network of FID, if params.yaml names its weights; BadDataError where the file cannot be used."""
+    section = values.evaluate
+    if not section.inception_weights:
+        return None
+    try:
+        return load_inception(paths.root / section.inception_weights, section.inception_sha256)
+    except WeightsError as error:
+        raise BadDataError(f"{error} in evaluate.inception_weights and evaluate.inception_sha256 of params.yaml") from None
+
+
+def fid_scores(values: SimpleNamespace, generator: Generator, network: InceptionFeatures, test: ImageShards, mode: str) -> Scores:
+    """FID of as many samples to all test images, each shown as RGB."""
+
+    def seen(images_NHWC: np.ndarray) -> Moments:
+        return moments(network.features(np.require(shown(images_NHWC, mode), requirements="W")))  # Pillow's are read-only
+
+    def score() -> float:
+        fewest, needed = min(len(test), values.evaluate.samples), minimum_samples(FEATURE_DIM)
+        if fewest < needed:  # before minutes of convolutions, not after
+            raise TooFewSamplesError(f"FID needs {needed} test images and evaluate.samples, there are {fewest}")
+        return frechet_distance(seen(test.slice(0, len(test))), seen(generator.sample(values.evaluate.samples, values.base.seed)))
+
+    return _each({"fid": score})
