@@ -82,11 +82,14 @@ def check(text: str, source: str) -> SimpleNamespace:
 def _across(sections: SimpleNamespace) -> list[Problem]:
     """Combinations that cannot work, found before anything runs."""
     # Imported by name, so that it is no dependency of stages that build no model: it can refuse, but changes no result.
-    problem = importlib.import_module("vae.models").problem
+    models, fit = importlib.import_module("vae.models"), sections.fit
     found = []
-    reason = problem(sections.fit.model_config(sections.base.image_shape, sections.train.latent_dim))
+    reason = models.problem(fit.model_config(sections.base.image_shape, sections.train.latent_dim))
     if reason:
         found.append(Problem("fit", reason))
+    if fit.model in models.MODELS and fit.prior != "normal" and not models.MODELS[fit.model].vector_latents:
+        remedy = f"needs a vector of latents; model {fit.model} has its own prior: set fit.prior to normal"
+        found.append(Problem("fit.prior", f"{fit.prior} {remedy}"))
     if sections.preprocess.val_fraction + sections.preprocess.test_fraction >= 1:
         found.append(Problem("preprocess.val_fraction", "with test_fraction leaves nothing to train on: make both smaller"))
     if sections.tune.reduction_factor ** (sections.tune.rungs - 1) > sections.tune.trials:

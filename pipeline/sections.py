@@ -140,7 +140,7 @@ class Fit(Recipe, Architecture):
     """What a training is, but for what tune searches: read by tune and train alike, so both run the same thing."""
 
     model: str
-    prior: str = field(choices=("normal", "mixture"))
+    prior: str = field(choices=("normal", "mixture", "flow", "second_stage"))
     mixture_components: int = field(low=1, high=4096)
     prior_hidden_units: int = field(low=1, high=65536)
     prior_steps: int = field(low=1, high=10_000_000)

@@ -83,6 +83,7 @@ class VAE(nn.Module):
     latent_dim: int
     likelihood: nn.Module
     recompute = False
+    vector_latents = True  # False: grids of them under a trained prior of their own, to which no other density is fitted
 
     @property
     def rate_groups(self) -> tuple[int, ...]:

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from vae.config import PriorConfig
 from vae.images import to_model_range
+from vae.samplers.flow import Flow
 from vae.samplers.mixture import Mixture
 from vae.samplers.normal import Normal
+from vae.samplers.second_stage import SecondStage
 
 ENCODED = 256  # images at a time
 
@@ -32,12 +34,16 @@ class Sampler(Protocol):
         """Fitted to latents (N, D), one posterior sample of each training image: a function of the arguments."""
         ...
 
+    def log_prob(self, z_ND: Tensor) -> Tensor:
+        """The log-density of latents (N, D) in nats (N,): exact, or where a class says so a lower bound of it."""
+        ...
+
     def sample(self, n: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         """Latents (n, D), float32; a ``temperature`` below 1 draws nearer to where the density is high."""
         ...
 
 
-SAMPLERS: dict[str, type[Sampler]] = {"normal": Normal, "mixture": Mixture}
+SAMPLERS: dict[str, type[Sampler]] = {"normal": Normal, "mixture": Mixture, "flow": Flow, "second_stage": SecondStage}
 
 
 @torch.no_grad()

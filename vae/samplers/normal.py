@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vae.config import PriorConfig
+from vae.objective import log_normal
 
 
 class Normal:
@@ -22,6 +23,10 @@ class Normal:
     @classmethod
     def fit(cls, z_ND: Tensor, config: PriorConfig, seed: int) -> Self:
         return cls({"latent_dim": torch.tensor(z_ND.shape[1])})
+
+    def log_prob(self, z_ND: Tensor) -> Tensor:
+        """Exact log-density of latents (N,), in nats."""
+        return log_normal(z_ND)
 
     def sample(self, n: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         """Latents (n, D); ``temperature`` scales the standard deviation."""

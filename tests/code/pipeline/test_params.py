@@ -12,6 +12,8 @@ import yaml
 from pipeline import params
 from pipeline.errors import BadConfigError, InputMissingError
 from vae.config import Recipe
+from vae.models import MODELS, ConvVAE
+from vae.samplers import SAMPLERS
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "params.yaml").read_text()
@@ -389,3 +391,20 @@ def test_elastic_with_micro_batches_or_more_shards_than_images_is_refused():
     assert "fit.micro_batch_size: must be 0" in str(error.value) and "fit.virtual_shards: 128 are more than the 64" in str(
         error.value
     )
+
+
+def test_every_prior_there_is_can_be_asked_for_and_no_other():
+    for name in SAMPLERS:
+        assert params.check(changed({"fit.prior": name}), "p").fit.prior_config.name == name
+    assert "did you mean 'mixture'" in refusal(changed({"fit.prior": "mixtures"}))
+
+
+def test_prior_over_latents_that_are_no_vector_is_refused(monkeypatch):
+    monkeypatch.setitem(MODELS, "grids", type("Grids", (ConvVAE,), {"vector_latents": False}))
+    for name in SAMPLERS.keys() - {"normal"}:
+        message = refusal(changed({"fit.model": "grids", "fit.prior": name}))
+        assert message == (
+            f"params.yaml:{line_of('fit.prior')}: fit.prior: {name} needs a vector of latents; "
+            "model grids has its own prior: set fit.prior to normal"
+        )
+    assert params.check(changed({"fit.model": "grids", "fit.prior": "normal"}), "p").fit.model == "grids"

@@ -1,13 +1,17 @@
-"""samplers: moments, recovery of a planted mixture, and files."""
+"""samplers: moments, recovery of a planted mixture, the choice of its size, awkward latents, and files."""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
+import densities
 import pytest
 import scipy.stats
 import torch
+from densities import seeded
 from safetensors.torch import load_file, save_file
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from vae.config import PriorConfig
 from vae.samplers import SAMPLERS, Mixture, Normal
@@ -17,12 +21,16 @@ MEANS = torch.tensor([[-3.0, 2.0], [2.0, 0.0]])
 COVARIANCES = torch.tensor([[[0.5, 0.3], [0.3, 0.4]], [[0.2, -0.1], [-0.1, 0.6]]])
 
 
+AWKWARD = densities.awkward()
+
+
 def config(components: int) -> PriorConfig:
     return PriorConfig(name="mixture", mixture_components=components, hidden_units=16, steps=50)
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def truth(z_ND: torch.Tensor) -> torch.Tensor:
+    """The log-density of the planted mixture (N,), in nats."""
+    return MixtureSameFamily(Categorical(WEIGHTS), MultivariateNormal(MEANS, COVARIANCES)).log_prob(z_ND)
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +83,53 @@ def test_normal_temperature_zero_collapses_to_the_mean() -> None:
     assert Normal.fit(torch.zeros(5, 4), config(8), 0).sample(3, seeded(), 0.0).abs().max() == 0
 
 
-def test_mixture_few_latents_give_fewer_components() -> None:
-    z_ND = torch.randn(20, 3, generator=seeded())
-    assert len(Mixture.fit(z_ND, config(32), 0).tensors["weights_K"]) == 1
-    assert len(Mixture.fit(z_ND[:4], config(32), 0).tensors["weights_K"]) == 1
-    assert len(Mixture.fit(torch.randn(200, 3, generator=seeded()), config(4), 0).tensors["weights_K"]) == 4
+def test_mixture_few_latents_allow_fewer_components() -> None:
+    z_ND = torch.randn(24, 3, generator=seeded())
+    z_ND[:12] += 50  # two groups that a mixture of two would suit
+    assert len(Mixture.fit(z_ND, config(32), 0).tensors["weights_K"]) == 2
+    assert len(Mixture.fit(z_ND[:23], config(32), 0).tensors["weights_K"]) == 1
+    assert len(Mixture.fit(z_ND[:1], config(32), 0).tensors["weights_K"]) == 1
+
+
+def test_mixture_takes_as_many_components_as_were_planted(planted: torch.Tensor) -> None:
+    assert len(Mixture.fit(planted, config(32), 0).tensors["weights_K"]) == 2
+    assert len(Mixture.fit(torch.randn(2000, 5, generator=seeded()), config(32), 0).tensors["weights_K"]) == 1
+    corners = torch.tensor(list(itertools.product([-3.0, 3.0], repeat=3)))[torch.arange(2000) % 8]
+    eight = Mixture.fit(corners + 0.3 * torch.randn(2000, 3, generator=seeded()), config(32), 0)
+    assert 8 <= (eight.tensors["weights_K"] > 0.02).sum() <= 16
+
+
+def test_mixture_size_has_a_limit_that_need_be_no_power_of_two() -> None:
+    z_ND = torch.arange(600.0)[:, None] % 3 * 10 + 0.1 * torch.randn(600, 1, generator=seeded())
+    assert len(Mixture.fit(z_ND, config(3), 0).tensors["weights_K"]) == 3
+    assert len(Mixture.fit(z_ND, config(2), 0).tensors["weights_K"]) == 2
+
+
+def test_mixture_chosen_size_beats_the_largest_on_new_latents(planted: torch.Tensor) -> None:
+    fresh = planted[2000:]
+    chosen = Mixture.fit(planted[:400], config(32), 0)
+    largest = Mixture._of_size(planted[:400], 32, 60, 0)
+    assert chosen.log_prob(fresh).mean() > largest.log_prob(fresh).mean() + 0.05
+    assert truth(fresh).mean() - chosen.log_prob(fresh).mean() < 0.05
+
+
+def test_mixture_log_prob_is_that_of_torch(mixture: Mixture, planted: torch.Tensor) -> None:
+    found = mixture.tensors
+    normals = MultivariateNormal(found["means_KD"], scale_tril=found["cholesky_KDD"])
+    expected = MixtureSameFamily(Categorical(found["weights_K"]), normals).log_prob(planted)
+    torch.testing.assert_close(mixture.log_prob(planted), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_mixture_density_follows_its_latents_through_shift_and_scale(planted: torch.Tensor) -> None:
+    moved = Mixture.fit(5 + 0.1 * planted, config(4), 0)
+    nats = moved.log_prob(5 + 0.1 * planted).mean() + 2 * torch.tensor(0.1).log()
+    torch.testing.assert_close(nats, Mixture.fit(planted, config(4), 0).log_prob(planted).mean(), atol=0.02, rtol=0)
+
+
+def test_normal_log_prob_is_that_of_torch() -> None:
+    z_ND = 3 * torch.randn(50, 4, generator=seeded())
+    expected = MultivariateNormal(torch.zeros(4), torch.eye(4)).log_prob(z_ND)
+    torch.testing.assert_close(Normal.fit(z_ND, config(1), 0).log_prob(z_ND), expected)
 
 
 def test_mixture_collapsed_latent_does_not_break_the_fit() -> None:
@@ -89,9 +139,45 @@ def test_mixture_collapsed_latent_does_not_break_the_fit() -> None:
     assert z_ND.isfinite().all() and (z_ND[:, 1] - 0.5).abs().max() < 0.1
 
 
-def test_mixture_fit_is_a_function_of_data_and_seed(planted: torch.Tensor) -> None:
-    first, again = Mixture.fit(planted[:500], config(3), 5), Mixture.fit(planted[:500], config(3), 5)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_sampler_fit_is_a_function_of_data_and_seed_whatever_goes_on_around(name: str, planted: torch.Tensor) -> None:
+    torch.manual_seed(1)
+    first, state = SAMPLERS[name].fit(planted[:500], config(3), 5), torch.get_rng_state()
+    threads = torch.get_num_threads()
+    torch.manual_seed(2)
+    torch.set_num_threads(threads + 1)
+    try:
+        with torch.no_grad():  # as in the middle of a training
+            again = SAMPLERS[name].fit(planted[:500], config(3), 5)
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
+    assert first.tensors.keys() == again.tensors.keys()
     assert all(torch.equal(first.tensors[name], again.tensors[name]) for name in first.tensors)
+    torch.manual_seed(1)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", ["mixture", "flow", "second_stage"])
+@pytest.mark.parametrize("what", AWKWARD)
+def test_sampler_of_awkward_latents_is_finite_and_lies_where_they_lie(name: str, what: str) -> None:
+    z_ND = AWKWARD[what]
+    sampler = SAMPLERS[name].fit(z_ND, config(4), 0)
+    samples = sampler.sample(2000, seeded())
+    assert samples.dtype == torch.float32 and samples.isfinite().all() and sampler.log_prob(z_ND).isfinite().all()
+    assert sampler.log_prob(torch.cat([z_ND, samples])).isfinite().all()
+    if what != "outlier":  # of which no finite number of samples has the moments
+        spread = z_ND.std(0, correction=0).clamp_min(1e-3)
+        assert ((samples.mean(0) - z_ND.mean(0)).abs() < 0.3 * spread).all()
+        assert ((samples.std(0) / spread - 1).abs() < 0.25).all()
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_sampler_tensors_can_be_saved_as_they_are(name: str, planted: torch.Tensor) -> None:
+    tensors = SAMPLERS[name].fit(planted[:500], config(2), 0).tensors
+    assert all(value.is_contiguous() and not value.requires_grad for value in tensors.values())
+    assert len({value.untyped_storage().data_ptr() for value in tensors.values() if value.numel()}) == len(tensors)
+    assert {value.dtype for value in tensors.values()} <= {torch.float32, torch.int64}
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -105,6 +191,7 @@ def test_sampler_same_seed_gives_the_same_latents_and_another_others(name: str, 
 def test_sampler_round_trip_through_safetensors_gives_the_same_latents(name: str, planted: torch.Tensor, tmp_path: Path) -> None:
     sampler = SAMPLERS[name].fit(planted[:500], config(2), seed=0)
     assert sampler.name == name
-    save_file({name: value.contiguous() for name, value in sampler.tensors.items()}, tmp_path / "prior.safetensors")
+    save_file(sampler.tensors, tmp_path / "prior.safetensors")
     loaded = SAMPLERS[name](load_file(tmp_path / "prior.safetensors"))
     assert torch.equal(loaded.sample(50, seeded(), 0.7), sampler.sample(50, seeded(), 0.7))
+    assert torch.equal(loaded.log_prob(planted), sampler.log_prob(planted))
