@@ -8,8 +8,10 @@ from vae.config import ModelConfig
 from vae.likelihood import LIKELIHOODS
 from vae.models.base import VAE
 from vae.models.conv import ConvVAE
+from vae.models.ladder import LadderVAE
+from vae.models.resnet import ResnetVAE
 
-MODELS: dict[str, type[VAE]] = {"conv": ConvVAE}
+MODELS: dict[str, type[VAE]] = {"conv": ConvVAE, "resnet": ResnetVAE, "ladder": LadderVAE}
 
 
 def problem(config: ModelConfig) -> str | None:

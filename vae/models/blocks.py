@@ -1,0 +1,48 @@
+"""What deep networks are made of: residual blocks and the ways between resolutions. N batch, C channels, H height, W width."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from vae.models.base import norm
+
+
+def silent(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with all its weights at zero: a branch that ends in it says nothing before it has learned to."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Residual(nn.Module):
+    """x + f(x), f of two 3x3 convolutions, each after norm and SiLU (He et al., Identity Mappings, 2016); f starts at zero.
+
+    ``inner`` is the number of channels between the two.
+    """
+
+    def __init__(self, channels: int, inner: int = 0) -> None:
+        super().__init__()
+        inner = inner or channels
+        self.branch = nn.Sequential(
+            norm(channels), nn.SiLU(), nn.Conv2d(channels, inner, 3, padding=1),
+            norm(inner), nn.SiLU(), silent(nn.Conv2d(inner, channels, 3, padding=1)),
+        )  # fmt: skip
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return x_NCHW + self.branch(x_NCHW)
+
+
+def stem(channels: int, width: int) -> list[nn.Module]:
+    """(N, channels, H, W) to (N, width, H/2, W/2): the widest tensors have half the picture's resolution, for speed."""
+    return [nn.PixelUnshuffle(2), nn.Conv2d(4 * channels, width, 3, padding=1)]
+
+
+def head(width: int, channels: int) -> list[nn.Module]:
+    """The way back of ``stem``: (N, width, H/2, W/2) to (N, channels, H, W)."""
+    return [norm(width), nn.SiLU(), nn.Conv2d(width, 4 * channels, 3, padding=1), nn.PixelShuffle(2)]
+
+
+def halve(before: int, after: int) -> nn.Module:
+    """(N, before, H, W) to (N, after, H/2, W/2), H and W even."""
+    return nn.Conv2d(before, after, 3, stride=2, padding=1)
