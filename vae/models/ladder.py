@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vae.config import ModelConfig
-from vae.likelihood import LIKELIHOODS
-from vae.models.base import VAE, Posterior, bounded, norm, strides_problem
+from vae.models.base import VAE, Posterior, bounded, likelihood, norm, strides_problem
 from vae.models.blocks import Residual, halve, head, silent, stem
 from vae.objective import reparameterize
 
@@ -113,6 +112,8 @@ class LadderVAE(VAE):
     H and W must divide by ``2 ** len(widths)``: that is the coarsest grid of latents; the finest has half the picture's sides.
     """
 
+    vector_latents = False
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         widths, channels = config.widths, config.image_shape[2]
@@ -133,8 +134,8 @@ class LadderVAE(VAE):
             rise = [nn.Conv2d(above, width, 1), nn.Upsample(scale_factor=2)] if above else []
             layers = [_Layer(width, config, top=not above and not i) for i in range(count)]
             self.stages.append(_Stage(rise if count else [*rise, _between(width, config)], layers))
-        self.head = nn.Sequential(*head(widths[0], channels))
-        self.likelihood = LIKELIHOODS[config.likelihood](channels)
+        self.likelihood = likelihood(config)
+        self.head = nn.Sequential(*head(widths[0], self.likelihood.output_channels))
 
     @property
     def rate_groups(self) -> tuple[int, ...]:

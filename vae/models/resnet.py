@@ -7,8 +7,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from vae.config import ModelConfig
-from vae.likelihood import LIKELIHOODS
-from vae.models.base import VAE, bounded, norm
+from vae.models.base import VAE, bounded, likelihood, norm
 from vae.models.blocks import Residual, halve, head, stem
 
 
@@ -43,8 +42,8 @@ class ResnetVAE(VAE):
         for before, after in pairwise(widths[::-1]):
             # Nearest neighbours and a convolution leave no chequered pattern, unlike a transposed convolution (Odena et al. 2016).
             up += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1), *blocks(after)]
-        self.decoder = nn.Sequential(*up, *head(widths[0], channels))
-        self.likelihood = LIKELIHOODS[config.likelihood](channels)
+        self.likelihood = likelihood(config)
+        self.decoder = nn.Sequential(*up, *head(widths[0], self.likelihood.output_channels))
 
     def observe(self, x_NCHW: Tensor) -> tuple[Tensor, ...]:
         return bounded(self._through(self.encoder, x_NCHW))
