@@ -6,6 +6,7 @@ import ast
 import importlib
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -147,10 +148,16 @@ def test_files_can_be_held_in_the_head() -> None:
 
 
 def test_every_dependency_is_pinned() -> None:
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
     names = {spec.split("[")[0].split(">")[0].split("=")[0].strip().lower() for spec in wanted}
     pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     assert names <= pinned
+
+
+def test_packages_that_are_installed_are_those_that_there_are() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = [
+        ".".join(path.parent.relative_to(ROOT).parts) for top in ("vae", "pipeline") for path in (ROOT / top).rglob("__init__.py")
+    ]
+    assert sorted(listed) == sorted(found)
