@@ -24,9 +24,11 @@ COLUMNS = (
     "bits_per_dim",
     "fcd",
     "fcd_real_floor",
+    "coverage",
     "psnr_db",
     "active_units",
     "mig",
+    "factor_vae_score",
 )
 BEGIN, END = "<!-- results: benchmarks/showcase.py writes this -->", "<!-- end of results -->"
 

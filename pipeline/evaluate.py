@@ -73,7 +73,7 @@ def _factor_scores(mean_ND: np.ndarray, factors: pd.DataFrame, seed: int) -> tup
 def _latent_scores(
     generator: Generator, test: ImageShards, index: pd.DataFrame, seed: int
 ) -> tuple[dict[str, float | None], pd.DataFrame | None]:
-    """Scores of the posterior means, and where the images come with known factors what each latent tells of each."""
+    """Scores of the posterior means, and where the images come with known factors what each latent of a vector tells of each."""
     images = test.slice(0, len(test))
     mean_ND, _ = generator.encode(images)
     scores = {
@@ -83,7 +83,7 @@ def _latent_scores(
     }
     columns = [column for column in index if column.startswith("factor_")]
     known = index.loc[index["split"] == "test", columns]
-    if not columns or known.isna().any(axis=None):
+    if not columns or known.isna().any(axis=None) or not generator.model.vector_latents:
         return scores, None
     of_factors, told = _factor_scores(mean_ND.numpy(), known, seed)
     return scores | of_factors, told
@@ -125,9 +125,10 @@ def _pictures(values: SimpleNamespace, generator: Generator, test: ImageShards, 
         rows = slice(row * GRID_STEPS, (row + 1) * GRID_STEPS)
         moved[rows, dimension] = torch.linspace(float(low_D[dimension]), float(high_D[dimension]), GRID_STEPS)
     save_png(grid(generator.decode(moved), columns=GRID_STEPS), directory / "traversals.png")
-    draw_rates(rates_D.tolist(), directory / "latents.png")
-    table = pd.DataFrame({"dimension": range(len(rates_D)), "rate_nats": rates_D.numpy()})
-    table.to_csv(directory / "latents.csv", index=False)
+    groups = [float(part.sum()) for part in rates_D.split(generator.model.rate_groups)]
+    kind = "dimension" if generator.model.vector_latents else "layer"
+    draw_rates(groups, kind, directory / "latents.png")
+    pd.DataFrame({kind: range(len(groups)), "rate_nats": groups}).to_csv(directory / "latents.csv", index=False)
 
 
 def protocol(values: SimpleNamespace, generator: Generator, extractor_hash: str, paths: Paths) -> dict[str, Any]:

@@ -48,11 +48,12 @@ def draw_trials(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Pa
     _save(figure, path)
 
 
-def draw_rates(rates: list[float], path: Path) -> None:
-    """The rate of each latent dimension, largest first: which of them the model uses."""
+def draw_rates(rates: list[float], kind: str, path: Path) -> None:
+    """The rate of each latent dimension, largest first, or of each layer, from the top: which of them the model uses."""
     figure, axes = _figure(6, 3)
-    axes.bar(range(len(rates)), sorted(rates, reverse=True), color="#2c7fb8")
-    axes.set_xlabel("latent dimension, by rate")
+    ordered = sorted(rates, reverse=True) if kind == "dimension" else rates
+    axes.bar(range(len(rates)), ordered, color="#2c7fb8")
+    axes.set_xlabel("latent dimension, by rate" if kind == "dimension" else "layer of latents, from the top")
     axes.set_ylabel("rate (nats)")
     _save(figure, path)
 

@@ -32,7 +32,6 @@ from vae.pictures import shown
 
 BLUR_SIGMA_PIXELS, BLUR_RADIUS_PIXELS = 1.0, 3
 NOISE_LEVELS = 16.0  # standard deviation, of 256
-PROBED_IMAGES = 4
 log = logging.getLogger("pipeline.scores")
 Scores = dict[str, float | None]
 
@@ -117,30 +116,21 @@ def feature_scores(values: SimpleNamespace, generator: Generator, network: Extra
     )
 
 
-def _posterior_depends_on_draw(generator: Generator, images_NHWC: np.ndarray) -> bool:
-    """Whether the model is a hierarchy, in which no single normal distribution is the posterior."""
-    observed = generator.model.observe(to_model_range(torch.from_numpy(images_NHWC).to(generator.device)))
-    noise_ND = torch.ones(len(images_NHWC), generator.config.latent_dim, device=generator.device)
-    means = [generator.model.infer(observed, each_ND).mean_ND for each_ND in (noise_ND, 0 * noise_ND)]
-    return not torch.equal(*means)
-
-
 @torch.no_grad()
 def aggregate_scores(values: SimpleNamespace, generator: Generator, test: ImageShards) -> Scores:
     """The aggregate posterior of test images against N(0, I); None for a hierarchy."""
     names = {"aggregate_kl_nats": "kl_nats", "aggregate_moment_gap_nats": "moment_gap_nats"}
     names |= {"mutual_information_nats": "mutual_information_nats"}
     images = test.spread(values.evaluate.samples)
-    if _posterior_depends_on_draw(generator, images[:PROBED_IMAGES]):
+    if not generator.model.vector_latents:  # each layer's posterior depends on the sample of those above it
         log.warning("no %s: the posterior of a hierarchy is no normal distribution", ", ".join(names))
         return dict.fromkeys(names)
     mean_ND, logvar_ND = generator.encode(images)
     noise_ND = step_noise(values.base.seed, 0, tuple(mean_ND.shape), mean_ND.device)
     aggregate = cache(lambda: aggregate_posterior(mean_ND, logvar_ND, noise_ND))
     found = _each({name: lambda field=field: getattr(aggregate(), field) for name, field in names.items()})
-    return found | {
-        "mutual_information_ceiling_nats": math.log(len(images))
-    }  # near it, more is known than so few images can show
+    # Near the ceiling more is known than so few images can show.
+    return found | {"mutual_information_ceiling_nats": math.log(len(images))}
 
 
 def inception(values: SimpleNamespace, paths: Paths) -> InceptionFeatures | None:

@@ -86,7 +86,7 @@ def shards(folder, images: np.ndarray) -> ImageShards:
 class Planted:
     """A generator whose latents are two known numbers of each image, and whose samples are given; images come back as they are."""
 
-    device = torch.device("cpu")
+    device, vector_latents = torch.device("cpu"), True
 
     def __init__(self, samples: np.ndarray) -> None:
         self._samples, self.model = samples, self
@@ -105,18 +105,11 @@ class Planted:
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
         return images
 
-    def observe(self, x_NCHW: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (x_NCHW.flatten(1)[:, :3],)
-
-    def infer(self, observed: tuple[torch.Tensor, ...], noise_ND: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(mean_ND=observed[0])
-
 
 class Hierarchy(Planted):
-    """... whose second layer's posterior depends on the sample of the first."""
+    """... whose second layer's posterior would depend on the sample of the first."""
 
-    def infer(self, observed: tuple[torch.Tensor, ...], noise_ND: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(mean_ND=observed[0] + noise_ND)
+    vector_latents = False
 
 
 NETWORK = SimpleNamespace(features=lambda images: torch.as_tensor(images).flatten(1)[:, :2].double())

@@ -256,3 +256,15 @@ def test_encode_extreme_network_output_keeps_the_terms_finite(model_config: Mode
         model.encoder[-1].bias.data[3:] = sign * 1e6  # the log-variances
         terms = model(images(model_config, 2), torch.randn(2, 3))
         assert terms.distortion_N.isfinite().all() and terms.rate_ND.isfinite().all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model_with_a_vector_of_latents_has_one_posterior_whatever_is_drawn(model_config: ModelConfig, name: str) -> None:
+    torch.manual_seed(0)
+    model = build(replace(model_config, name=name))
+    for parameter in model.parameters():  # branches that start at zero would hide what depends on what
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    with torch.no_grad():
+        observed = model.observe(images(model_config, 2))
+        first, second = (model.infer(observed, value * torch.ones(2, model.latent_dim)).mean_ND for value in (0.0, 1.0))
+    assert torch.equal(first, second) == model.vector_latents
