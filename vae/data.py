@@ -67,12 +67,23 @@ class ShardWriter:
             self._stream, self._in_shard = None, 0
 
 
-def _read_into(file: IO[bytes], rows: memoryview, place: int) -> None:
-    while rows:  # a read may be cut at 2 GiB
-        count = os.preadv(file.fileno(), [rows], place)
-        if not count:
-            raise OSError(f"{file.name} ends before byte {place}, which its header promises: make it anew")
-        rows, place = rows[count:], place + count
+class _Opened:
+    """A file that is open as long as somebody holds it: a thread may read while another one has closed it for itself."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._descriptor = path, os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def read_into(self, rows: memoryview, place: int) -> None:
+        """Fill ``rows`` with the bytes from ``place`` on; OSError where the file ends before."""
+        while rows:  # a read may be cut at 2 GiB
+            count = os.preadv(self._descriptor, [rows], place)
+            if not count:
+                raise OSError(f"{self._path} ends before byte {place}, which its header promises: make it anew")
+            rows, place = rows[count:], place + count
 
 
 class ImageShards:
@@ -83,10 +94,10 @@ class ImageShards:
     """
 
     def __init__(self, *directories: Path) -> None:
-        self._paths = [path for directory in directories for path in sorted(directory.glob("shard-*.npy"))]
-        if not self._paths:
+        paths = [path for directory in directories for path in sorted(directory.glob("shard-*.npy"))]
+        if not paths:
             raise ValueError(f"no shards in {', '.join(map(str, directories))}: run the stage that writes them")
-        shards = [np.load(path, mmap_mode="r", allow_pickle=False) for path in self._paths]  # headers and lengths are looked at
+        shards = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]  # headers and lengths are looked at
         shapes = {shard.shape[1:] for shard in shards}
         if len(shapes) != 1 or any(shard.dtype != np.uint8 for shard in shards):
             raise ValueError(f"shards of different shapes or types in {', '.join(map(str, directories))}: {sorted(shapes)}")
@@ -94,7 +105,7 @@ class ImageShards:
         self._headers = np.array([getattr(shard, "offset", 0) for shard in shards])  # an empty shard is not mapped
         self._ends = np.cumsum([len(shard) for shard in shards])
         self._starts = np.concatenate([[0], self._ends[:-1]])
-        self._opened = lru_cache(OPEN_FILES)(lambda shard: self._paths[shard].open("rb", buffering=0))
+        self._opened = lru_cache(OPEN_FILES)(lambda shard: _Opened(paths[shard]))
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -113,7 +124,7 @@ class ImageShards:
         starts, stops = [0, *apart.tolist()], [*apart.tolist(), len(indices)]
         rows = memoryview(out.reshape(-1))
         for start, stop, shard, place in zip(starts, stops, shards[starts].tolist(), places[starts].tolist(), strict=True):
-            _read_into(self._opened(shard), rows[start * image_bytes : stop * image_bytes], place)
+            self._opened(shard).read_into(rows[start * image_bytes : stop * image_bytes], place)
         return out
 
     def slice(self, start: int, stop: int) -> np.ndarray:

@@ -81,6 +81,15 @@ def replaced_directory(final: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def remove_directory(directory: Path) -> None:
+    """Take a directory's name away in one step, then its files: whoever is killed meanwhile leaves no part under the name."""
+    gone = directory.with_name(f".{directory.name}.gone")
+    for left in directory.parent.glob(".*.gone"):  # by whoever was killed
+        shutil.rmtree(left, ignore_errors=True)
+    directory.rename(gone)
+    shutil.rmtree(gone)
+
+
 def write_manifest(directory: Path, **facts: Any) -> str:
     """Record size and sha256 of every file below ``directory`` (and ``facts``, and its own); returns the sha256 of the manifest."""
     files = {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -21,7 +20,16 @@ from torch import Tensor, nn
 
 from vae.config import FitConfig, ModelConfig
 from vae.errors import ResumeRefusedError
-from vae.files import DamagedError, canonical_json, read_json, read_manifest, replaced_directory, write_manifest, write_text
+from vae.files import (
+    DamagedError,
+    canonical_json,
+    read_json,
+    read_manifest,
+    remove_directory,
+    replaced_directory,
+    write_manifest,
+    write_text,
+)
 from vae.numerics import check_identity
 from vae.optim import Ema
 
@@ -95,7 +103,7 @@ def write_checkpoint(root: Path, snapshot: Snapshot, keep: int = 2) -> Path:
     behind = [path for path in every if path.name <= final.name][:-keep]
     for old in [*ahead, *behind]:
         if old != checkpoint_path(root, best):
-            shutil.rmtree(old)
+            remove_directory(old)
     return final
 
 

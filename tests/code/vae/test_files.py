@@ -16,6 +16,7 @@ from vae.files import (
     canonical_json,
     read_json,
     read_manifest,
+    remove_directory,
     replaced_directory,
     sha256_file,
     write_manifest,
@@ -223,3 +224,18 @@ def test_canonical_json_is_one_text_for_any_order_of_keys(tmp_path: Path) -> Non
 def test_canonical_json_refuses_what_json_cannot_say(value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
         canonical_json({"loss": value})
+
+
+def test_remove_directory_killed_in_the_middle_leaves_no_part_under_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr("vae.files.shutil.rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            remove_directory(tmp_path / "a")
+    assert not (tmp_path / "a").exists() and list(tmp_path.iterdir()) != [tmp_path / "b"]
+    remove_directory(tmp_path / "b")
+    assert not list(tmp_path.iterdir())  # what was left of the first is gone too
