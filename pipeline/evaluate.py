@@ -18,9 +18,17 @@ import torch
 
 from pipeline import stage
 from pipeline.outbox import connect
-from pipeline.paths import INDEX, METRICS, RUN, Paths
+from pipeline.paths import INDEX, METRICS, RUN, SECOND, Paths
 from pipeline.plots import draw_information, draw_rates
-from pipeline.scores import BLUR_SIGMA_PIXELS, NOISE_LEVELS, aggregate_scores, feature_scores, fid_scores, inception
+from pipeline.scores import (
+    BLUR_SIGMA_PIXELS,
+    NOISE_LEVELS,
+    aggregate_scores,
+    feature_scores,
+    fid_scores,
+    inception,
+    second_opinion,
+)
 from vae.artefact import Generator, load_artefact
 from vae.data import ImageShards
 from vae.extractor import load_extractor
@@ -131,12 +139,13 @@ def _pictures(values: SimpleNamespace, generator: Generator, test: ImageShards, 
     pd.DataFrame({kind: range(len(groups)), "rate_nats": groups}).to_csv(directory / "latents.csv", index=False)
 
 
-def protocol(values: SimpleNamespace, generator: Generator, extractor_hash: str, paths: Paths) -> dict[str, Any]:
+def protocol(values: SimpleNamespace, generator: Generator, hashes: tuple[str, str], paths: Paths) -> dict[str, Any]:
     """How the scores came about; scores of different protocols are not compared."""
     return {
         "split": "test",
         "data_manifest_sha256": sha256_file(paths.processed / MANIFEST),
-        "fcd_extractor_sha256": extractor_hash,
+        "fcd_extractor_sha256": hashes[0],
+        "fcd_second_extractor_sha256": hashes[1],
         "fcd_generated_images": values.evaluate.samples,
         "fcd_reference": "all test images",
         "fcd_blur_sigma_pixels": BLUR_SIGMA_PIXELS,
@@ -160,6 +169,7 @@ def evaluate(values: SimpleNamespace, paths: Paths) -> None:
     fid_network = inception(values, paths)  # first: a wrong file is told before minutes of work
     generator = load_artefact(paths.model)
     network, extractor_hash = load_extractor(paths.extractor)
+    second, second_hash = load_extractor(paths.extractor / SECOND)
     test = ImageShards(paths.processed / "test")
     index = pd.read_parquet(paths.processed / INDEX)
     metrics: dict[str, float | None] = {}
@@ -170,6 +180,7 @@ def evaluate(values: SimpleNamespace, paths: Paths) -> None:
     metrics |= aggregate_scores(values, generator, test)
     log.info("FCD, kernel distance and coverage of %d samples", values.evaluate.samples)
     metrics |= feature_scores(values, generator, network, paths)
+    metrics |= second_opinion(values, generator, second, paths)
     if fid_network is not None:
         log.info("FID of %d samples", values.evaluate.samples)
         metrics |= fid_scores(values, generator, fid_network, test, facts["mode"])
@@ -181,7 +192,7 @@ def evaluate(values: SimpleNamespace, paths: Paths) -> None:
         if told is not None:
             told.to_csv(report / "factors.csv")
         write_text(report / METRICS, canonical_json(metrics))
-        write_text(report / "protocol.json", canonical_json(protocol(values, generator, extractor_hash, paths)))
+        write_text(report / "protocol.json", canonical_json(protocol(values, generator, (extractor_hash, second_hash), paths)))
         if tracker.exists(run_id):
             tracker.metrics(run_id, {f"test_{name}": value for name, value in metrics.items() if value is not None})
             tracker.artifacts(run_id, report, "evaluate")

@@ -1,6 +1,7 @@
-"""Stage extractor: trains the small frozen network that FCD looks through, once per data set.
+"""Stage extractor: trains the small frozen networks that FCD looks through, once per data set.
 
-In: data/processed. Out: models/extractor; reports/extractor/metrics.json. It is a stage of its own, not a step of evaluate,
+In: data/processed. Out: models/extractor; reports/extractor/metrics.json. Two, of different architecture and seed: the search and the
+registry go by the first, and evaluate asks the second whether it agrees. It is a stage of its own, not a step of evaluate,
 because tune and evaluate must look through the same network, and because a challenger is compared with the champion through it.
 """
 
@@ -15,7 +16,7 @@ import torch
 
 from pipeline import stage
 from pipeline.console import Progress
-from pipeline.paths import INDEX, METRICS, Paths
+from pipeline.paths import INDEX, METRICS, SECOND, Paths
 from vae.data import ImageShards
 from vae.extractor import TURNS, ExtractorConfig, save_extractor, train_extractor
 from vae.files import canonical_json, read_manifest, replaced_directory, write_text
@@ -36,35 +37,43 @@ def _labels(paths: Paths) -> np.ndarray | None:
 
 
 def extractor(values: SimpleNamespace, paths: Paths) -> None:
-    """Train on the training split and freeze."""
+    """Train both on the training split and freeze them."""
     torch.set_num_threads(THREADS)
     facts = read_manifest(paths.processed)
     labels, section = _labels(paths), values.extractor
-    config = ExtractorConfig(
-        channels=facts["image_shape"][2],
-        width=section.width,
-        feature_dim=section.feature_dim,
-        classes=TURNS if labels is None else int(labels.max()) + 1,
-        task="turns" if labels is None else "labels",
-    )
-    shown = Progress(section.total_images, "images", "training")
-    network, accuracy = train_extractor(
-        config,
-        ImageShards(paths.processed / "train"),
-        labels,
-        total_images=section.total_images,
-        batch_size=section.batch_size,
-        peak_learning_rate=section.learning_rate,
-        seed=values.base.seed,
-        on_progress=lambda images, right: shown.to(images, f"accuracy {right:.3f}"),
-    )
+    images, found = ImageShards(paths.processed / "train"), {}
+    shown = Progress(2 * section.total_images, "images", "training")
+    opinions = (("first", "residual", section.width), ("second", "plain", section.second_width))
+    for number, (opinion, architecture, width) in enumerate(opinions):
+        config = ExtractorConfig(
+            channels=facts["image_shape"][2],
+            width=width,
+            feature_dim=section.feature_dim,
+            classes=TURNS if labels is None else int(labels.max()) + 1,
+            task="turns" if labels is None else "labels",
+            architecture=architecture,
+        )
+        before = number * section.total_images
+        found[opinion] = train_extractor(
+            config,
+            images,
+            labels,
+            total_images=section.total_images,
+            batch_size=section.batch_size,
+            peak_learning_rate=section.learning_rate,
+            seed=values.base.seed + number,
+            on_progress=lambda seen, right, before=before: shown.to(before + seen, f"accuracy {right:.3f}"),
+        )
     shown.close()
     with replaced_directory(paths.extractor) as directory:
-        save_extractor(directory, network)
+        (directory / SECOND).mkdir()
+        save_extractor(directory / SECOND, found["second"][0])
+        save_extractor(directory, found["first"][0])  # its manifest holds the second's files too
+    accuracies = {f"{opinion}_accuracy": accuracy for opinion, (_, accuracy) in found.items()}
     with replaced_directory(paths.extractor_report) as report:
-        metrics = {"train_accuracy": accuracy, "classes": config.classes, "by_labels": int(labels is not None)}
-        write_text(report / METRICS, canonical_json(metrics))
-    log.info("tells %d %s apart with accuracy %.3f on training images", config.classes, config.task, accuracy)
+        metrics = {"classes": config.classes, "by_labels": int(labels is not None)}
+        write_text(report / METRICS, canonical_json(metrics | {f"train_{name}": value for name, value in accuracies.items()}))
+    log.info("%d %s told apart on training images: %s", config.classes, config.task, accuracies)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ _PLACES = {
 }
 
 # Inside the artefacts; names that more than one stage uses.
+SECOND = "second"  # below models/extractor: the other network
 INDEX = "index.parquet"
 REJECTED = "rejected.csv"
 SKIPPED = "skipped.csv"

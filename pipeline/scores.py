@@ -116,6 +116,17 @@ def feature_scores(values: SimpleNamespace, generator: Generator, network: Extra
     )
 
 
+def second_opinion(values: SimpleNamespace, generator: Generator, network: Extractor, paths: Paths) -> Scores:
+    """FCD and its floor through the other network: what one network overlooks, another may see."""
+    test, train, samples = ImageShards(paths.processed / "test"), ImageShards(paths.processed / "train"), values.evaluate.samples
+
+    def floor() -> float:
+        real = moments(network.features(test.slice(0, len(test))))
+        return frechet_distance(real, moments(network.features(train.spread(samples))))
+
+    return _each({"fcd_second": lambda: fcd(generator, network, test, samples, values.base.seed), "fcd_second_real_floor": floor})
+
+
 @torch.no_grad()
 def aggregate_scores(values: SimpleNamespace, generator: Generator, test: ImageShards) -> Scores:
     """The aggregate posterior of test images against N(0, I); None for a hierarchy."""

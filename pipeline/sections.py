@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
+from vae.config import EXTRACTOR_GROUPS as GROUPS
 from vae.config import Architecture, AugmentConfig, FitConfig, ModelConfig, PriorConfig, Recipe
 from vae.schema import field
 
@@ -132,7 +133,12 @@ class Extractor:
     batch_size: int = field(low=1)
     learning_rate: float = field(above=0, high=1)
     width: int = field(low=8, high=1024)
+    second_width: int = field(low=8, high=1024)
     feature_dim: int = field(low=8, high=2048)
+
+    def problems(self) -> list[tuple[str, str]]:
+        wrong = [name for name in ("width", "second_width") if getattr(self, name) % GROUPS]
+        return [(name, f"{getattr(self, name)} does not divide by {GROUPS}, the groups of its normalisation") for name in wrong]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ TINY = {
     "extractor.total_images": 640,
     "extractor.feature_dim": 8,
     "extractor.width": 8,
+    "extractor.second_width": 8,
     "fit.widths": [8, 16],
     "fit.hidden_units": 32,
     "fit.global_batch_size": 32,

@@ -42,6 +42,7 @@ class PriorConfig:
     steps: int = field(low=1, high=10_000_000)
 
 
+EXTRACTOR_GROUPS = 8  # of channels, in each normalisation of the networks that FCD looks through
 EXACTNESS = ("off", "run", "resume", "elastic")
 OBJECTIVES = ("elbo", "importance", "tc", "mmd", "deterministic")
 ACROSS_IMAGES = ("tc", "mmd")  # objectives that compare the images of a batch with one another

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vae.config import EXTRACTOR_GROUPS as GROUPS
 from vae.data import ImageShards, stream_indices
 from vae.files import canonical_json, read_manifest, sha256_file, write_manifest, write_text
 from vae.images import to_model_range
 
 TURNS = 4
-GROUPS = 8
 WEIGHTS, CONFIG = "extractor.safetensors", "extractor.json"
 FEATURE_BATCH = 256
 STANDARDISED_ON = 10_000  # training images that set the mean and deviation of the features

@@ -13,7 +13,7 @@ import torch
 from pipeline import scores
 from pipeline.errors import BadConfigError, BadDataError
 from pipeline.evaluate import _between, _latent_scores, _likelihood, protocol
-from pipeline.scores import aggregate_scores, feature_scores, fid_scores, inception
+from pipeline.scores import aggregate_scores, feature_scores, fid_scores, inception, second_opinion
 from vae import artefact
 from vae.config import ModelConfig
 from vae.data import ImageShards, ShardWriter
@@ -220,6 +220,18 @@ def test_feature_scores_below_their_own_minimum_are_refused_each_with_a_reason(p
     assert nothing["fcd"] is None and nothing["fcd_real_floor"] is None and nothing["fcd_half_floor"] is None
 
 
+def test_second_opinion_is_fcd_and_its_floor_through_the_other_network(project, caplog):
+    test_images, train_images, drawn = noise(300, 1), noise(500, 2), noise(300, 3, high=100)
+    shards(project.paths.processed / "test", test_images)
+    shards(project.paths.processed / "train", train_images)
+    found = second_opinion(values(300), Planted(drawn), NETWORK, project.paths)
+    real = moments(NETWORK.features(test_images))
+    assert found["fcd_second"] == pytest.approx(frechet_distance(real, moments(NETWORK.features(drawn))))
+    assert found["fcd_second_real_floor"] < found["fcd_second"] / 10
+    assert set(second_opinion(values(2), Planted(drawn), NETWORK, project.paths).values()) == {None}
+    assert "no fcd_second, fcd_second_real_floor" in caplog.text
+
+
 def test_spoilt_images_are_spoilt_by_the_stated_strength(tmp_path):
     flat = np.full((40, 32, 32, 3), 128, np.uint8)
     np.testing.assert_array_equal(scores.blurred(flat), flat)
@@ -333,12 +345,16 @@ def test_likelihood_bits_and_errors_follow_from_nats(tmp_path):
 def test_protocol_names_what_the_scores_depend_on(project):
     project.paths.processed.mkdir(parents=True)
     write_manifest(project.paths.processed, some="fact")
-    found = protocol(values(123), Planted(noise(1, 0)), "abc", project.paths)
+    found = protocol(values(123), Planted(noise(1, 0)), ("abc", "def"), project.paths)
     assert found["data_manifest_sha256"] == sha256_file(project.paths.processed / "MANIFEST.json")
-    assert found["fcd_extractor_sha256"] == "abc" and found["fcd_generated_images"] == 123
+    assert (found["fcd_extractor_sha256"], found["fcd_second_extractor_sha256"]) == ("abc", "def")
+    assert found["fcd_generated_images"] == 123
     assert (found["importance_samples"], found["importance_images"], found["seed"]) == (16, 7, 0)
     assert (found["split"], found["prior"]) == ("test", "normal")
     assert (found["kid_subset_images"], found["coverage_neighbours"]) == (200, 5)
     assert (found["fcd_blur_sigma_pixels"], found["fcd_noise_levels"]) == (1.0, 16.0)
     assert found["fid_weights_sha256"] is None
-    assert protocol(values(1, "w.pth", "f" * 64), Planted(noise(1, 0)), "abc", project.paths)["fid_weights_sha256"] == "f" * 64
+    assert (
+        protocol(values(1, "w.pth", "f" * 64), Planted(noise(1, 0)), ("abc", "def"), project.paths)["fid_weights_sha256"]
+        == "f" * 64
+    )

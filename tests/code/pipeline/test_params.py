@@ -203,6 +203,12 @@ def test_check_empty_range_of_the_search_is_refused(values, key):
     assert f"{line_of(key)}: {key}" in message and "the range is empty" in message
 
 
+@pytest.mark.parametrize("key", ["extractor.width", "extractor.second_width"])
+def test_check_extractor_width_that_its_norms_cannot_share_is_refused(key):
+    message = refusal(changed({key: "20"}))
+    assert f"{line_of(key)}: {key}: 20 does not divide by 8" in message
+
+
 def test_check_range_of_one_point_is_allowed():
     ends = {"tune.beta_min": "2.5", "tune.beta_max": "2.5", "tune.latent_dim_min": "6", "tune.latent_dim_max": "6"}
     assert params.check(changed(ends), "p").tune.beta_max == 2.5
