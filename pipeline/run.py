@@ -23,10 +23,11 @@ from pipeline.stage import FAILURE_FILE, guarded, note_seconds
 from pipeline.tracking import Tracker, uri
 from vae.files import read_json
 
-SHOWN = (
-    "elbo_nats", "nll_nats", "bits_per_dim", "fcd", "fcd_real_floor", "kid", "coverage", "psnr_db", "active_units", "mig",
-    "factor_vae_score",
-)  # fmt: skip
+# Scores on the closing page, and what real images score there where that says something.
+SHOWN = {
+    "elbo_nats": "", "nll_nats": "", "bits_per_dim": "", "fcd": "fcd_real_floor", "fcd_second": "fcd_second_real_floor",
+    "kid": "kid_real_floor", "coverage": "coverage_real", "psnr_db": "", "active_units": "", "mig": "", "factor_vae_score": "",
+}  # fmt: skip
 
 
 def _repro(paths: Paths, *arguments: str) -> int:
@@ -65,7 +66,12 @@ def _before(paths: Paths) -> Registry:
 def _closing(paths: Paths, seconds: float) -> str:
     """Where to look next, from the files of the run."""
     metrics, decision = read_json(paths.evaluate_report / METRICS), read_json(paths.register_report / "decision.json")
-    rows = "\n".join(f"    {name:<16} {metrics[name]:.4g}" for name in SHOWN if metrics.get(name) is not None)
+    beside = {name: metrics.get(real) for name, real in SHOWN.items()}
+    rows = "\n".join(
+        f"    {name:<16} {metrics[name]:<8.4g}" + ("" if beside[name] is None else f"real images: {beside[name]:.4g}")
+        for name in SHOWN
+        if metrics.get(name) is not None
+    )
     return f"""
 Done in {seconds:.0f} s: models:/{decision["name"]}@champion is version {decision["champion"]} ({decision["reason"]}).
 
