@@ -87,9 +87,12 @@ def _across(sections: SimpleNamespace) -> list[Problem]:
     reason = models.problem(fit.model_config(sections.base.image_shape, sections.train.latent_dim))
     if reason:
         found.append(Problem("fit", reason))
-    if fit.model in models.MODELS and fit.prior != "normal" and not models.MODELS[fit.model].vector_latents:
-        remedy = f"needs a vector of latents; model {fit.model} has its own prior: set fit.prior to normal"
-        found.append(Problem("fit.prior", f"{fit.prior} {remedy}"))
+    if fit.model in models.MODELS and not models.MODELS[fit.model].vector_latents:
+        wrong = f"needs a vector of latents; model {fit.model} has its own prior"
+        if fit.prior != "normal":
+            found.append(Problem("fit.prior", f"{fit.prior} {wrong}: set fit.prior to normal"))
+        if fit.objective in ("tc", "deterministic"):
+            found.append(Problem("fit.objective", f"{fit.objective} {wrong}: set fit.objective to elbo"))
     if sections.preprocess.val_fraction + sections.preprocess.test_fraction >= 1:
         found.append(Problem("preprocess.val_fraction", "with test_fraction leaves nothing to train on: make both smaller"))
     if sections.tune.reduction_factor ** (sections.tune.rungs - 1) > sections.tune.trials:

@@ -414,3 +414,10 @@ def test_prior_over_latents_that_are_no_vector_is_refused(monkeypatch):
             "model grids has its own prior: set fit.prior to normal"
         )
     assert params.check(changed({"fit.model": "grids", "fit.prior": "normal"}), "p").fit.model == "grids"
+
+
+@pytest.mark.parametrize("objective", ["tc", "deterministic"])
+def test_objective_over_latents_that_are_no_vector_is_refused(objective):
+    changes = {"fit.model": "ladder", "fit.prior": "normal", "fit.objective": objective}
+    message = refusal(changed(changes))
+    assert f"{line_of('fit.objective')}: fit.objective: {objective} needs a vector of latents; model ladder" in message
