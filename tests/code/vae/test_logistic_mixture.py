@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from vae.config import FitConfig, ModelConfig
+from vae.data import ImageShards
 from vae.likelihood import LIKELIHOODS
 from vae.likelihood.levels import BIN_WIDTH, to_levels
 from vae.likelihood.mixture import COMPONENTS, LogisticMixture
+from vae.trainer import fit
 
 LEVELS = np.arange(256) * BIN_WIDTH - 1
 
@@ -98,3 +102,14 @@ def test_fixed_gaussian_learns_no_spread_and_has_the_one_that_was_asked_for() ->
     x = torch.zeros(1, 3, 1, 1)
     expected = 3 * math.log(scipy.stats.norm.cdf(BIN_WIDTH / 2, 0, 0.2) - scipy.stats.norm.cdf(-BIN_WIDTH / 2, 0, 0.2))
     assert float(module.log_prob(torch.zeros(1, 3, 1, 1), x)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_fit_with_every_likelihood_betters_its_bound(
+    model_config: ModelConfig, fit_config: FitConfig, shards: ImageShards, name: str
+) -> None:
+    config = replace(fit_config, total_images=16 * 200, validate_every_images=16 * 40, learning_rate=3e-3, beta=1.0,
+                     beta_anneal_share=0.0)  # fmt: skip
+    bounds: list[float] = []
+    fit(replace(model_config, likelihood=name), config, shards, shards, on_report=lambda m, _: bounds.append(m["val_elbo_nats"]))
+    assert bounds[-1] > bounds[0] + 2 and all(map(math.isfinite, bounds))
