@@ -7,7 +7,6 @@ import logging
 import statistics
 import time
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -97,11 +96,3 @@ def train_for(minutes: float, model: ModelConfig, images: dict[str, ImageShards]
         "images": fitted.step * config.global_batch_size, "minutes": round(took / 60, 2), "held_out_elbo_nats": bounds,
         "parameters": sum(p.numel() for p in fitted.model.parameters()),
     }  # fmt: skip
-
-
-def shards(images_NHWC: np.ndarray, directory: Path) -> ImageShards:
-    """An array as shards."""
-    writer = ShardWriter(directory, images_NHWC.shape[1:], 8192)
-    writer.add_all(images_NHWC)
-    writer.close()
-    return ImageShards(directory)
