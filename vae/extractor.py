@@ -57,13 +57,13 @@ class _Down(nn.Module):
 
 
 class _PlainDown(nn.Module):
-    """Two convolutions of 5x5 and a maximum: no skip, no stride, another activation."""
+    """Convolution, maximum, convolution: no skip, no stride, another activation."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
         self.main = nn.Sequential(
-            nn.Conv2d(before, after, 5, padding=2), nn.GroupNorm(GROUPS, after), nn.ReLU(),
-            nn.Conv2d(after, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True),
+            nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(GROUPS, after), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True),
+            nn.Conv2d(after, after, 3, padding=1), nn.ReLU(),
         )  # fmt: skip
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
