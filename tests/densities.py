@@ -37,6 +37,9 @@ def two_modes(n: int, seed: int) -> tuple[Tensor, Tensor]:
     return z_N2, torch.logaddexp(*parts)
 
 
+PLANTED = {"banana": banana, "two_modes": two_modes}
+
+
 def gaussian_nats(fitted_ND: Tensor, judged_ND: Tensor) -> float:
     """Mean log-density of latents under the single normal that fits others best."""
     return float(MultivariateNormal(fitted_ND.mean(0), torch.atleast_2d(fitted_ND.T.cov())).log_prob(judged_ND).mean())

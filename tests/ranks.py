@@ -94,9 +94,9 @@ def main() -> None:
     import numpy as np
     import torch
     import torch.distributed as dist
+    from configs import fit_config, model_config
 
     from vae import losses, trainer
-    from vae.config import FitConfig, ModelConfig
     from vae.data import ImageShards, ShardWriter
 
     folder, rank, ranks, launch = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
@@ -122,26 +122,15 @@ def main() -> None:
         return real(seed, step, *rest)
 
     losses.step_noise = step_noise
-    model = ModelConfig(
-        name="conv",
-        image_shape=(8, 8, 1),
-        latent_dim=3,
-        widths=(48,),
-        hidden_units=512,
-        blocks=1,
-        stochastic_layers=2,
-        sigma=0.1,
-        likelihood="logistic",
+    model = model_config(widths=(48,), hidden_units=512)
+    config = fit_config(
+        beta=1.5,
+        global_batch_size=BATCH,
+        total_images=STEPS * BATCH,
+        learning_rate=1e-3,
+        validate_every_images=8 * BATCH,
+        checkpoint_every_images=CHECKPOINT_STEPS * BATCH,
     )
-    config = FitConfig(
-        seed=3, beta=1.5, global_batch_size=BATCH, total_images=STEPS * BATCH, learning_rate=1e-3, warmup_images=64,
-        weight_decay=0.01, clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=4.0, beta_anneal_share=0.5,
-        objective="elbo", beta_schedule="geometric", beta_cycles=1, free_bits_nats=0.0,
-        capacity_nats=0.0, regulariser_weight=1.0, importance_samples=1,
-        memory_format="channels_last", compile=False, recompute=False, micro_batch_size=0, exactness="resume", virtual_shards=12,
-        skip_nonfinite_steps=0, validate_every_images=8 * BATCH, checkpoint_every_images=CHECKPOINT_STEPS * BATCH,
-        keep_checkpoints=2, patience_reports=0,
-    )  # fmt: skip
     trainer.fit(model, config, images, images, checkpoints=folder / "checkpoints")
     if ranks > 1:
         dist.destroy_process_group()

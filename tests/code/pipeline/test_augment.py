@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from configs import fit_config, model_config
 from PIL import Image
 
 from pipeline import augment as augment_stage
@@ -16,7 +17,6 @@ from pipeline.augment import PARAMS, SHEET_GAP, SHEET_LABEL, SHEET_POLICY_ROWS, 
 from pipeline.job import Job, execute, on_the_fly
 from pipeline.paths import INDEX
 from vae.augment import COLOUR_ONLY, OPERATIONS, augmented, image_keys
-from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter
 from vae.files import DamagedError, read_json, read_manifest, write_manifest
 
@@ -206,26 +206,16 @@ def test_sheet_rows_are_the_pictures_that_their_policies_make(prepared):
 
 def job_of(project, section, state) -> Job:
     """A short training on the prepared images, as tune and train put it together."""
-    fit = FitConfig(
-        exactness="resume", virtual_shards=12, micro_batch_size=0, memory_format="channels_last",
-        compile=False, recompute=False, skip_nonfinite_steps=0, keep_checkpoints=2, patience_reports=0,
-        seed=3, beta=1.0, global_batch_size=8, total_images=160, learning_rate=2e-3, warmup_images=16, weight_decay=0.01,
-        clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=1.0, beta_anneal_share=0.0,
-        objective="elbo", beta_schedule="geometric", beta_cycles=1, free_bits_nats=0.0,
-        capacity_nats=0.0, regulariser_weight=1.0, importance_samples=1,
-        validate_every_images=80, checkpoint_every_images=80,
-    )  # fmt: skip
-    model = ModelConfig(
-        name="conv",
-        image_shape=(8, 8, 3),
-        latent_dim=3,
-        widths=(8,),
-        hidden_units=16,
-        blocks=1,
-        stochastic_layers=2,
-        sigma=0.1,
-        likelihood="logistic",
+    fit = fit_config(
+        global_batch_size=8,
+        total_images=160,
+        warmup_images=16,
+        beta_start=1.0,
+        beta_anneal_share=0.0,
+        validate_every_images=80,
+        checkpoint_every_images=80,
     )
+    model = model_config(image_shape=(8, 8, 3), widths=(8,))
     state.mkdir()
     return Job(
         model=model, fit=fit, train_directories=(str(project.paths.processed / "train"),),

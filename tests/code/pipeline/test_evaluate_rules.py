@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from configs import model_config
 
 from pipeline import scores
 from pipeline.errors import BadConfigError, BadDataError
 from pipeline.evaluate import _between, _latent_scores, _likelihood, protocol
 from pipeline.scores import aggregate_scores, feature_scores, fid_scores, inception, second_opinion
 from vae import artefact
-from vae.config import ModelConfig
 from vae.data import ImageShards, ShardWriter
 from vae.files import sha256_file, write_manifest
 from vae.metrics.factors import FACTOR_SCORES
@@ -322,8 +322,7 @@ def test_fid_of_too_few_images_is_refused_before_any_feature(tmp_path, caplog):
 
 def small_model():
     torch.manual_seed(0)
-    shape = {"widths": (8,), "hidden_units": 8, "blocks": 1, "stochastic_layers": 2, "sigma": 0.1}
-    return build(ModelConfig(name="conv", image_shape=(8, 8, 1), latent_dim=2, likelihood="logistic", **shape)).eval()
+    return build(model_config(latent_dim=2, widths=(8,), hidden_units=8)).eval()
 
 
 def test_likelihood_bits_and_errors_follow_from_nats(tmp_path):

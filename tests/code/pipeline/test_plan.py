@@ -11,13 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from configs import model_config
 
 from pipeline import forecast, params, probe
 from pipeline.cluster import Profile
 from pipeline.errors import BadConfigError, CannotWriteError
 from pipeline.plan import PARAMS, check, table
 from pipeline.tune import trial_fit
-from vae.config import FitConfig, ModelConfig
+from vae.config import FitConfig
 from vae.data import ImageShards
 from vae.models import build
 from vae.state import Progress, Saver
@@ -25,17 +26,7 @@ from vae.trainer import Run
 
 ROOT = Path(__file__).resolve().parents[3]
 VALUES = params.load(ROOT / "params.yaml", PARAMS)
-MODEL = ModelConfig(
-    name="conv",
-    image_shape=(16, 16, 3),
-    latent_dim=5,
-    widths=(8, 16),
-    hidden_units=32,
-    blocks=1,
-    stochastic_layers=2,
-    sigma=0.1,
-    likelihood="gaussian",
-)
+MODEL = model_config(image_shape=(16, 16, 3), latent_dim=5, hidden_units=32, likelihood="gaussian")
 COSTS = {"step_seconds": 0.1, "validation_images_per_second": 1000.0, "checkpoint_seconds": 0.5}
 MEMORY_TOLERANCE = forecast.MARGIN - 1  # of what a process really held at its worst moment
 

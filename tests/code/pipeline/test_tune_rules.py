@@ -7,38 +7,30 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from configs import fit_config, model_config
 
 from pipeline.cluster import Profile
 from pipeline.errors import TrainingFailedError
 from pipeline.job import Job
 from pipeline.spool import SpoolWriter
 from pipeline.tune import PARAMS, SCORES, _best, _table, _template, trial_job
-from vae.config import FitConfig, ModelConfig
 from vae.files import write_manifest
 
 
 @pytest.fixture
 def template(tmp_path) -> Job:
-    model = ModelConfig(
-        name="conv",
-        image_shape=(8, 8, 1),
-        latent_dim=2,
-        widths=(8,),
-        hidden_units=8,
-        blocks=1,
-        stochastic_layers=2,
-        sigma=0.1,
-        likelihood="logistic",
+    model = model_config(latent_dim=2, widths=(8,), hidden_units=8)
+    fit = fit_config(
+        seed=0,
+        global_batch_size=10,
+        total_images=100,
+        learning_rate=1e-3,
+        warmup_images=0,
+        weight_decay=0.0,
+        clip_norm=1.0,
+        validate_every_images=50,
+        checkpoint_every_images=50,
     )
-    fit = FitConfig(
-        exactness="resume", virtual_shards=12, micro_batch_size=0, memory_format="channels_last",
-        compile=False, recompute=False, skip_nonfinite_steps=0, keep_checkpoints=2, patience_reports=0,
-        seed=0, beta=1.0, global_batch_size=10, total_images=100, learning_rate=1e-3, warmup_images=0, weight_decay=0.0,
-        clip_norm=1.0, ema_decay=0.9, precision="float32", beta_start=4.0, beta_anneal_share=0.5,
-        objective="elbo", beta_schedule="geometric", beta_cycles=1, free_bits_nats=0.0,
-        capacity_nats=0.0, regulariser_weight=1.0, importance_samples=1,
-        validate_every_images=50, checkpoint_every_images=50,
-    )  # fmt: skip
     return Job(
         model=model, fit=fit, train_directories=(), val_directory="", state_directory=str(tmp_path), threads=1, identity={}
     )

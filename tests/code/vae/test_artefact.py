@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from configs import prior_config
 from safetensors.torch import load_file
 
 from vae.artefact import BATCH, Generator, load_artefact, save_artefact
-from vae.config import ModelConfig, PriorConfig
+from vae.config import ModelConfig
 from vae.data import ImageShards
 from vae.files import MANIFEST, DamagedError, canonical_json, write_manifest
 from vae.models import build
@@ -26,9 +27,7 @@ CONTRACT = {"image_size": 8, "mode": "L"}
 def make(model_config: ModelConfig, prior: str, directory: Path) -> Generator:
     torch.manual_seed(0)
     model = build(model_config)
-    sampler = SAMPLERS[prior].fit(
-        torch.randn(200, 3), PriorConfig(name="mixture", mixture_components=4, hidden_units=16, steps=50), seed=0
-    )
+    sampler = SAMPLERS[prior].fit(torch.randn(200, 3), prior_config(), seed=0)
     directory.mkdir()
     save_artefact(directory, model, model_config, sampler, CONTRACT)
     return Generator(model, model_config, sampler, CONTRACT)

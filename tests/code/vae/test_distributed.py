@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from configs import fit_config, model_config
 from safetensors.torch import load_file, save_file
 from test_augment_policy import POLICY, keys
 from torch import nn
@@ -17,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vae import trainer
 from vae.augment import OnTheFly
-from vae.config import FitConfig, ModelConfig
+from vae.config import ModelConfig
 from vae.data import ImageShards, ShardWriter
 from vae.distributed import all_reduce_sum, default_device, own_rows, rank, world_size
 from vae.errors import NonFiniteError, StoppedError
@@ -25,26 +26,8 @@ from vae.gradients import Gradients
 from vae.models import build
 from vae.trainer import fit
 
-MODEL = ModelConfig(
-    name="conv",
-    image_shape=(8, 8, 1),
-    latent_dim=3,
-    widths=(8,),
-    hidden_units=16,
-    blocks=1,
-    stochastic_layers=2,
-    sigma=0.1,
-    likelihood="logistic",
-)
-FIT = FitConfig(
-    exactness="resume", virtual_shards=12, micro_batch_size=0, memory_format="channels_last",
-    compile=False, recompute=False, skip_nonfinite_steps=0, keep_checkpoints=2, patience_reports=0,
-    seed=3, beta=1.5, global_batch_size=16, total_images=320, learning_rate=1e-3, warmup_images=64, weight_decay=0.01,
-    clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=4.0, beta_anneal_share=0.5,
-    objective="elbo", beta_schedule="geometric", beta_cycles=1, free_bits_nats=0.0,
-    capacity_nats=0.0, regulariser_weight=1.0, importance_samples=1,
-        validate_every_images=160, checkpoint_every_images=160,
-)  # fmt: skip
+MODEL = model_config(widths=(8,))
+FIT = fit_config(beta=1.5, total_images=320, learning_rate=1e-3, checkpoint_every_images=160)
 ON_THE_FLY = OnTheFly(POLICY, keys(50), "L")
 Report = dict[str, float]
 

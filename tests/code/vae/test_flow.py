@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import scipy.stats
 import torch
-from densities import banana, gaussian_nats, seeded, two_modes
+from configs import prior_config
+from densities import PLANTED, gaussian_nats, seeded
 from torch import Tensor
 
-from vae.config import PriorConfig
 from vae.objective import log_normal
 from vae.samplers import Flow
 
-PLANTED = {"banana": banana, "two_modes": two_modes}
 Fits = dict[str, Flow]
 
 
-def config(steps: int, hidden: int = 48) -> PriorConfig:
-    return PriorConfig(name="flow", mixture_components=1, hidden_units=hidden, steps=steps)
+config = partial(prior_config, name="flow", hidden_units=48)
 
 
 @pytest.fixture(scope="module")
 def fits() -> Fits:
-    return {name: Flow.fit(density(3000, 1)[0], config(600), 0) for name, density in PLANTED.items()}
+    return {name: Flow.fit(density(3000, 1)[0], config(steps=600), 0) for name, density in PLANTED.items()}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def wide() -> tuple[Flow, Tensor]:
     """A flow over 5 dimensions, an odd number, bent by its training; and latents of it."""
     z_ND = torch.randn(1000, 5, generator=seeded())
     z_ND = 0.2 * z_ND + 3 + torch.stack([z_ND[:, 1].square(), *[torch.zeros(1000)] * 3, z_ND[:, 0].sin()], 1)
-    return Flow.fit(z_ND, config(150, 16), 0), z_ND
+    return Flow.fit(z_ND, config(steps=150, hidden_units=16), 0), z_ND
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -97,14 +96,14 @@ def test_samples_have_the_density_that_log_prob_tells(fits: Fits) -> None:
 
 def test_hardly_trained_it_is_the_normal_that_fits_best() -> None:
     z_ND = torch.randn(2000, 3, generator=seeded()) @ torch.tensor([[1.0, 0.9, 0], [0, 0.1, 0.3], [0, 0, 2]]) + 4
-    flow = Flow.fit(z_ND, config(1), 0)
+    flow = Flow.fit(z_ND, config(steps=1), 0)
     assert abs(flow.log_prob(z_ND).mean() - gaussian_nats(z_ND, z_ND)) < 0.05
 
 
 @pytest.mark.parametrize("dim", [1, 3])
 def test_normal_latents_are_not_fitted_too_closely(dim: int) -> None:
     z_ND, fresh = torch.randn(300, dim, generator=seeded()), torch.randn(4000, dim, generator=seeded(1))
-    flow = Flow.fit(z_ND, config(200), 0)
+    flow = Flow.fit(z_ND, config(steps=200), 0)
     assert flow.log_prob(fresh).mean() > gaussian_nats(z_ND, fresh) - 0.05
 
 
@@ -119,5 +118,5 @@ def test_temperature_scales_the_base_noise(fits: Fits) -> None:
 @pytest.mark.parametrize("density", PLANTED.values(), ids=PLANTED)
 def test_more_steps_do_not_harm(density: Callable[[int, int], tuple[Tensor, Tensor]]) -> None:
     z_ND, fresh = density(400, 1)[0], density(4000, 2)[0]
-    short, long = (Flow.fit(z_ND, config(steps, 16), 0).log_prob(fresh).mean() for steps in (20, 300))
+    short, long = (Flow.fit(z_ND, config(steps=steps, hidden_units=16), 0).log_prob(fresh).mean() for steps in (20, 300))
     assert long > short

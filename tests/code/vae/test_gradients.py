@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from configs import fit_config, model_config
 from torch import nn
 
-from vae.config import FitConfig, ModelConfig
+from vae.config import FitConfig
 from vae.data import ImageShards, ShardWriter
 from vae.errors import ResumeRefusedError, StoppedError
 from vae.gradients import Gradients
@@ -21,25 +22,15 @@ from vae.models import build
 from vae.trainer import fit
 
 # More than a megabyte of parameters, so that DistributedDataParallel has several buckets to add in one order or another.
-MODEL = ModelConfig(
-    name="conv",
-    image_shape=(8, 8, 1),
-    latent_dim=3,
-    widths=(48,),
-    hidden_units=512,
-    blocks=1,
-    stochastic_layers=2,
-    sigma=0.1,
-    likelihood="logistic",
+MODEL = model_config(widths=(48,), hidden_units=512)
+FIT = fit_config(
+    beta=1.5,
+    global_batch_size=24,
+    total_images=16 * 24,
+    learning_rate=1e-3,
+    validate_every_images=8 * 24,
+    checkpoint_every_images=160 * 24,
 )
-FIT = FitConfig(
-    seed=3, beta=1.5, global_batch_size=24, total_images=16 * 24, learning_rate=1e-3, warmup_images=64, weight_decay=0.01,
-    clip_norm=1000.0, ema_decay=0.9, precision="float32", beta_start=4.0, beta_anneal_share=0.5,
-    objective="elbo", beta_schedule="geometric", beta_cycles=1, free_bits_nats=0.0,
-    capacity_nats=0.0, regulariser_weight=1.0, importance_samples=1, memory_format="channels_last",
-    compile=False, recompute=False, micro_batch_size=0, exactness="resume", virtual_shards=12, skip_nonfinite_steps=0,
-    validate_every_images=8 * 24, checkpoint_every_images=160 * 24, keep_checkpoints=2, patience_reports=0,
-)  # fmt: skip
 ELASTIC = replace(FIT, exactness="elastic")
 LAST = "step-00000016"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import configs
 import numpy as np
 import pytest
 import torch
@@ -30,16 +31,8 @@ SHAPES = [
 
 
 def make(image_shape: tuple[int, int, int], widths: tuple[int, ...], likelihood: str, name: str = "conv") -> ModelConfig:
-    return ModelConfig(
-        name=name,
-        image_shape=image_shape,
-        latent_dim=5,
-        widths=widths,
-        hidden_units=12,
-        blocks=1,
-        stochastic_layers=2,
-        sigma=0.1,
-        likelihood=likelihood,
+    return configs.model_config(
+        name=name, image_shape=image_shape, latent_dim=5, widths=widths, hidden_units=12, likelihood=likelihood
     )
 
 

@@ -9,6 +9,7 @@ import densities
 import pytest
 import scipy.stats
 import torch
+from configs import prior_config
 from densities import seeded
 from safetensors.torch import load_file, save_file
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
@@ -25,7 +26,7 @@ AWKWARD = densities.awkward()
 
 
 def config(components: int) -> PriorConfig:
-    return PriorConfig(name="mixture", mixture_components=components, hidden_units=16, steps=50)
+    return prior_config(mixture_components=components)
 
 
 def truth(z_ND: torch.Tensor) -> torch.Tensor:

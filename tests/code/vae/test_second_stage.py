@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import scipy.stats
 import torch
-from densities import banana, gaussian_nats, seeded, two_modes
+from configs import prior_config
+from densities import PLANTED, banana, gaussian_nats, seeded
 
-from vae.config import PriorConfig
 from vae.samplers import SecondStage
 from vae.samplers.second_stage import _decoded
 
-PLANTED = {"banana": banana, "two_modes": two_modes}
 Fits = dict[str, SecondStage]
 
 
-def config(steps: int, hidden: int = 48) -> PriorConfig:
-    return PriorConfig(name="second_stage", mixture_components=1, hidden_units=hidden, steps=steps)
+config = partial(prior_config, name="second_stage", hidden_units=48)
 
 
 @pytest.fixture(scope="module")
 def fits() -> Fits:
-    return {name: SecondStage.fit(density(3000, 1)[0], config(1500), 0) for name, density in PLANTED.items()}
+    return {name: SecondStage.fit(density(3000, 1)[0], config(steps=1500), 0) for name, density in PLANTED.items()}
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -63,7 +63,7 @@ def test_log_prob_is_always_the_same(fits: Fits) -> None:
 
 def test_bound_is_tight_where_it_begins() -> None:
     z_ND = torch.randn(2000, 3, generator=seeded()) @ torch.tensor([[1.0, 0.9, 0], [0, 0.1, 0.3], [0, 0, 2]]) + 4
-    stage = SecondStage.fit(z_ND, config(1), 0)
+    stage = SecondStage.fit(z_ND, config(steps=1), 0)
     assert abs(stage.log_prob(z_ND).mean() - gaussian_nats(z_ND, z_ND)) < 0.05
     assert (stage.tensors["gamma_logvar_D"] > -0.5).all()  # so most of the spread below is the output's noise
     torch.testing.assert_close(stage.sample(20_000, seeded()).T.cov(), z_ND.T.cov(), atol=0.1, rtol=0.1)
@@ -72,7 +72,7 @@ def test_bound_is_tight_where_it_begins() -> None:
 @pytest.mark.parametrize("dim", [1, 3])
 def test_normal_latents_are_not_fitted_too_closely(dim: int) -> None:
     z_ND, fresh = torch.randn(300, dim, generator=seeded()), torch.randn(4000, dim, generator=seeded(1))
-    stage = SecondStage.fit(z_ND, config(200), 0)
+    stage = SecondStage.fit(z_ND, config(steps=200), 0)
     assert stage.log_prob(fresh).mean() > gaussian_nats(z_ND, fresh) - 0.1
 
 
