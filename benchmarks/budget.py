@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import statistics
 import time
-import zipfile
 
 import numpy as np
 import torch
-from PIL import Image
 
-from benchmarks.rows import REAL, ROOT
+from benchmarks.case import FIT, unpacked
+from benchmarks.rows import ROOT
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter
 from vae.gradients import Gradients
@@ -20,22 +17,16 @@ from vae.loader import Loader
 from vae.trainer import Fitted, Run, fit
 
 SHARDS = ROOT / ".work" / "quality-data"
-SETS = {"mnist": ("mnist-png", "L"), "cifar10": ("cifar10-jpg", "RGB")}
 HELD_OUT = 5000  # of the training images, the last after a shuffle: for choices
 WARM_STEPS, TIMED_STEPS = 10, 40
 SAFETY = 0.97  # of the budget: reports and checks take the rest
-log = logging.getLogger(__name__)
 
 
 def data(name: str) -> dict[str, ImageShards]:
     """train, val and test of a set at its own size; ``labels.npy`` beside the training shards."""
     folder = SHARDS / name
     if not (folder / "labels.npy").exists():
-        archive, mode = SETS[name]
-        with zipfile.ZipFile(REAL / f"{archive}.zip") as opened:
-            names = sorted(n for n in opened.namelist() if not n.endswith("/"))
-            images = np.stack([np.asarray(Image.open(io.BytesIO(opened.read(n))).convert(mode)) for n in names])
-        images = images.reshape(*images.shape[:3], len(mode))
+        names, images = unpacked(name)
         official = np.array([n.split("/")[0] for n in names])
         labels = np.unique([n.split("/")[1] for n in names], return_inverse=True)[1]
         train = np.random.default_rng(0).permutation(np.flatnonzero(official == "train"))
@@ -56,15 +47,12 @@ def labels(name: str) -> np.ndarray:
 def recipe(seconds: float, images_per_second: float, **changes: object) -> FitConfig:
     """A training of so many seconds on this machine: AdamW 2e-3 at batch 128, warm-up, cosine to 0, EMA 0.999."""
     total = max(1, int(seconds * SAFETY * images_per_second))
-    values = {
-        "global_batch_size": 128, "learning_rate": 2e-3, "warmup_images": 20_000, "weight_decay": 0.01, "clip_norm": 30_000.0,
-        "ema_decay": 0.999, "objective": "elbo", "beta_schedule": "linear", "beta_start": 0.0, "beta_anneal_share": 0.1,
-        "beta_cycles": 1, "capacity_nats": 0.0, "free_bits_nats": 0.0, "regulariser_weight": 1.0, "importance_samples": 1,
-        "precision": "float32", "memory_format": "channels_last", "compile": False, "recompute": False, "micro_batch_size": 0,
-        "exactness": "run", "virtual_shards": 12, "skip_nonfinite_steps": 20, "seed": 0, "beta": 1.0, "total_images": total,
-        "validate_every_images": max(1, total // 10), "checkpoint_every_images": 2**40, "keep_checkpoints": 1, "patience_reports": 0,
+    own = {
+        "learning_rate": 2e-3, "warmup_images": 20_000, "clip_norm": 30_000.0, "beta_schedule": "linear", "beta_start": 0.0,
+        "beta_anneal_share": 0.1, "memory_format": "channels_last", "exactness": "run", "skip_nonfinite_steps": 20,
+        "total_images": total, "validate_every_images": max(1, total // 10),
     }  # fmt: skip
-    return FitConfig(**(values | changes))
+    return FitConfig(**(FIT | own | changes))
 
 
 def images_per_second(model: ModelConfig, config: FitConfig, train: ImageShards) -> float:

@@ -22,6 +22,17 @@ STEPS = {"wide": 16, "narrow": 64}  # measured in a round: two to three seconds 
 SIDE = 32
 
 
+# Neither saved nor judged on the way, unless a measurement is about that.
+FIT: dict[str, Any] = {
+    "seed": 0, "beta": 1.0, "learning_rate": 1e-3, "warmup_images": 1000, "weight_decay": 0.01, "clip_norm": 10000.0,
+    "ema_decay": 0.999, "objective": "elbo", "beta_schedule": "geometric", "beta_start": 1.0, "beta_anneal_share": 0.0,
+    "beta_cycles": 1, "capacity_nats": 0.0, "free_bits_nats": 0.0, "regulariser_weight": 1.0, "importance_samples": 1,
+    "global_batch_size": 128, "precision": "float32", "memory_format": "contiguous", "compile": False, "recompute": False,
+    "micro_batch_size": 0, "exactness": "off", "virtual_shards": 12, "skip_nonfinite_steps": 0, "validate_every_images": 2**40,
+    "checkpoint_every_images": 2**40, "keep_checkpoints": 1, "patience_reports": 0,
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Case:
     """One training: network, data, numerics, and how many steps are run before and while the time is taken."""
@@ -61,17 +72,11 @@ class Case:
         )
 
     def fit_config(self, **other: Any) -> FitConfig:
-        values = {
-            "global_batch_size": self.batch_size, "learning_rate": 1e-3, "warmup_images": 1000, "weight_decay": 0.01,
-            "clip_norm": 10000.0, "ema_decay": 0.999, "beta_start": 1.0, "beta_anneal_share": 0.0,
-            "objective": "elbo", "beta_schedule": "geometric", "beta_cycles": 1, "free_bits_nats": 0.0,
-            "capacity_nats": 0.0, "regulariser_weight": 1.0, "importance_samples": 1, "precision": self.precision,
-            "memory_format": self.memory_format, "compile": self.compile, "recompute": False, "micro_batch_size": 0,
-            "exactness": "off", "virtual_shards": 12, "skip_nonfinite_steps": 0, "seed": 0, "beta": 1.0,
-            "total_images": self.total_images, "validate_every_images": 2**40, "checkpoint_every_images": 2**40,
-            "keep_checkpoints": 1, "patience_reports": 0,
+        own = {
+            "global_batch_size": self.batch_size, "precision": self.precision, "memory_format": self.memory_format,
+            "compile": self.compile, "total_images": self.total_images,
         }  # fmt: skip
-        return FitConfig(**(values | other))
+        return FitConfig(**(FIT | own | other))
 
     def with_(self, **other: Any) -> Case:
         return replace(self, **other)
@@ -99,15 +104,20 @@ class Stopwatch:
         return self._case.steps * self._case.batch_size / self._seconds
 
 
+def unpacked(data: str) -> tuple[list[str], np.ndarray]:
+    """The names (split/label/number) and images uint8 (N, H, W, C) of a set, in the order of the names."""
+    name, mode = DATA[data]
+    with zipfile.ZipFile(REAL / f"{name}.zip") as archive:
+        names = sorted(n for n in archive.namelist() if not n.endswith("/"))
+        pictures = np.stack([np.asarray(Image.open(io.BytesIO(archive.read(n))).convert(mode)) for n in names])
+    return names, pictures.reshape(*pictures.shape[:3], len(mode))
+
+
 def prepare(data: str) -> None:
     """Unpack a data set into shards of 32x32 pixels (MNIST with a black border), once; the validation split has 128 images."""
     if (SHARDS / data / "val").exists():
         return
-    name, mode = DATA[data]
-    with zipfile.ZipFile(REAL / f"{name}.zip") as archive:
-        names = sorted(n for n in archive.namelist() if not n.endswith("/"))
-        pictures = [np.asarray(Image.open(io.BytesIO(archive.read(n))).convert(mode)) for n in names]
-    images = np.stack(pictures).reshape(len(pictures), *pictures[0].shape[:2], len(mode))
+    images = unpacked(data)[1]
     border = (SIDE - images.shape[1]) // 2
     images = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)))
     for split, part in (("train", images[:60000]), ("val", images[-128:])):

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from vae.files import read_json
 from vae.images import to_model_range
 from vae.metrics.bounds import importance_weighted_nll
 from vae.metrics.factors import factor_scores
-from vae.metrics.frechet import frechet_distance, moments
+from vae.metrics.frechet import Moments, frechet_distance, moments
 from vae.metrics.manifold import density_and_coverage
 from vae.pictures import grid, save_png
 from vae.samplers import fit_prior
@@ -102,10 +103,12 @@ def _extractors(name: str, splits: dict[str, ImageShards]) -> dict[str, Extracto
     return found
 
 
-def _scores(images_NHWC: np.ndarray, network: Extractor, real: torch.Tensor) -> dict[str, float]:
-    features = network.features(images_NHWC)
-    density, coverage = density_and_coverage(real[:SAMPLES], features[:SAMPLES], neighbours=5)
-    return {"fcd": frechet_distance(moments(real), moments(features)), "density": density, "coverage": coverage}
+def _scores(images_NHWC: np.ndarray, network: Extractor, real_ND: torch.Tensor, of_real: Moments) -> dict[str, float]:
+    features_ND = network.features(images_NHWC)
+    return {
+        "fcd": frechet_distance(of_real, moments(features_ND)),
+        **asdict(density_and_coverage(real_ND[:SAMPLES], features_ND)),
+    }
 
 
 def samples(name: str, work: Path, minutes: float) -> dict[str, Any]:
@@ -131,9 +134,10 @@ def samples(name: str, work: Path, minutes: float) -> dict[str, Any]:
     peer = read_json(work / "facts.json")
     found: dict[str, Any] = {"ours": facts | {"model": model.name, "prior": prior.name}, "pythae": peer, "extractors": {}}
     for key, network in _extractors(name, splits).items():
-        real = network.features(train.slice(0, len(train)))
-        floor = _scores(test_NHWC, network, real)
-        scores = {who: _scores(images, network, real) for who, images in drawn.items()}
+        real_ND = network.features(train.slice(0, len(train)))
+        of_real = moments(real_ND)
+        floor = _scores(test_NHWC, network, real_ND, of_real)
+        scores = {who: _scores(images, network, real_ND, of_real) for who, images in drawn.items()}
         span = scores["pythae normal"]["fcd"] - floor["fcd"]
         for each in scores.values():
             each["S"] = (each["fcd"] - floor["fcd"]) / span
