@@ -27,7 +27,6 @@ from pipeline.scores import (
     feature_scores,
     fid_scores,
     inception,
-    second_opinion,
 )
 from vae.artefact import Generator, load_artefact
 from vae.data import ImageShards
@@ -40,6 +39,7 @@ from vae.metrics.frechet import TooFewSamplesError
 from vae.metrics.kernel import SUBSET_IMAGES
 from vae.metrics.manifold import NEIGHBOURS
 from vae.metrics.terms import active_units, psnr_db
+from vae.objective import rate_per_dim
 from vae.pictures import grid, save_png
 from vae.validation import bound, observed
 
@@ -48,6 +48,7 @@ THREADS = 2  # fixed: the number of threads changes the last bits of the result
 BATCH = 256
 GRID_SAMPLES, GRID_PAIRS, GRID_STEPS = 64, 8, 9
 MOST_TRAVERSED = 16  # dimensions on the picture
+SEEN_IMAGES = 2000  # tell which dimensions are busy, and where
 TRAVERSED_QUANTILES = (0.02, 0.98)
 log = logging.getLogger("pipeline.evaluate")
 
@@ -121,11 +122,11 @@ def _pictures(values: SimpleNamespace, generator: Generator, test: ImageShards, 
     mean_ND, _ = generator.encode(originals[: 2 * GRID_PAIRS])
     paths = [_between(mean_ND[i], mean_ND[i + 1], GRID_STEPS) for i in range(0, len(mean_ND) - 1, 2)]
     save_png(grid(generator.decode(torch.cat(paths)), columns=GRID_STEPS), directory / "interpolations.png")
-    rates_D = generator.rate_per_dim(test.spread(2000))
+    seen_ND, logvar_ND = generator.encode(test.spread(SEEN_IMAGES))
+    rates_D = rate_per_dim(seen_ND, logvar_ND).mean(0)
     busiest = torch.argsort(rates_D, descending=True)[:MOST_TRAVERSED]
     # Each dimension over the range that the data fill, from the image nearest to the middle: beyond that range the decoder
     # has seen nothing, and from a corner every step leaves it.
-    seen_ND, _ = generator.encode(test.spread(2000))
     low_D, high_D = (torch.quantile(seen_ND, q, dim=0) for q in TRAVERSED_QUANTILES)
     start_D = seen_ND[torch.argmin((seen_ND - seen_ND.median(0).values).square().sum(1))]
     moved = start_D.repeat(len(busiest) * GRID_STEPS, 1)
@@ -179,11 +180,11 @@ def evaluate(values: SimpleNamespace, paths: Paths) -> None:
     metrics |= scores
     metrics |= aggregate_scores(values, generator, test)
     log.info("FCD, kernel distance and coverage of %d samples", values.evaluate.samples)
-    metrics |= feature_scores(values, generator, network, paths)
-    metrics |= second_opinion(values, generator, second, paths)
+    drawn_NHWC = generator.sample(values.evaluate.samples, values.base.seed)
+    metrics |= feature_scores(values, generator, drawn_NHWC, (network, second), paths)
     if fid_network is not None:
         log.info("FID of %d samples", values.evaluate.samples)
-        metrics |= fid_scores(values, generator, fid_network, test, facts["mode"])
+        metrics |= fid_scores(drawn_NHWC, fid_network, test, facts["mode"])
     tracker = connect(paths)
     run_id = read_json(paths.train_report / RUN)["run_id"]
     with replaced_directory(paths.evaluate_report) as report:

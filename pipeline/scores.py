@@ -75,23 +75,33 @@ def _spread(features_ND: Tensor, count: int) -> Tensor:
     return features_ND[torch.linspace(0, len(features_ND) - 1, min(count, len(features_ND)), dtype=torch.float64).round().long()]
 
 
-def feature_scores(values: SimpleNamespace, generator: Generator, network: Extractor, paths: Paths) -> Scores:
-    """FCD, kernel distance, density and coverage of samples against test images; and what real or spoilt images score there."""
+def feature_scores(
+    values: SimpleNamespace, generator: Generator, drawn_NHWC: np.ndarray, networks: tuple[Extractor, Extractor], paths: Paths
+) -> Scores:
+    """FCD, kernel distance, density and coverage of ``drawn_NHWC`` against test images; and what real or spoilt images score there.
+
+    The second network gives its opinion on FCD: what one overlooks, another may see.
+    """
+    network, second = networks
     test, train = ImageShards(paths.processed / "test"), ImageShards(paths.processed / "train")
     samples, seed = values.evaluate.samples, values.base.seed
     test_ND = network.features(test.slice(0, len(test)))
-    generated_ND = network.features(generator.sample(samples, seed))
-    train_ND = network.features(train.spread(samples))
+    generated_ND = network.features(drawn_NHWC)
+    train_NHWC = train.spread(samples)
+    train_ND = network.features(train_NHWC)
     halves = network.features(train.gather(stream_indices(len(train), seed, 0, min(2 * samples, len(train))))).tensor_split(2)
     known = test.spread(samples)
     real_moments = cache(lambda: moments(test_ND))
+    second_moments = cache(lambda: moments(second.features(test.slice(0, len(test)))))
 
     def distance(features_ND: Tensor) -> float:
         return frechet_distance(real_moments(), moments(features_ND))
 
+    def second_distance(images_NHWC: np.ndarray) -> float:
+        return frechet_distance(second_moments(), moments(second.features(images_NHWC)))
+
     def halved() -> float:
-        first, second = (moments(half_ND) for half_ND in halves)
-        return frechet_distance(first, second)
+        return frechet_distance(*(moments(half_ND) for half_ND in halves))
 
     count = min(len(test_ND), len(generated_ND), len(train_ND))  # coverage compares equal counts only
     generated_kernel = cache(lambda: kernel_distance(test_ND, generated_ND, seed))
@@ -101,6 +111,8 @@ def feature_scores(values: SimpleNamespace, generator: Generator, network: Extra
         {
             "fcd": lambda: distance(generated_ND),
             "fcd_real_floor": lambda: distance(train_ND),
+            "fcd_second": lambda: second_distance(drawn_NHWC),
+            "fcd_second_real_floor": lambda: second_distance(train_NHWC),
             "fcd_half_floor": halved,
             "fcd_reconstructions": lambda: distance(network.features(generator.reconstruct(known))),
             "fcd_blurred": lambda: distance(network.features(blurred(known))),
@@ -114,17 +126,6 @@ def feature_scores(values: SimpleNamespace, generator: Generator, network: Extra
             "coverage_real": lambda: real_manifold().coverage,
         }
     )
-
-
-def second_opinion(values: SimpleNamespace, generator: Generator, network: Extractor, paths: Paths) -> Scores:
-    """FCD and its floor through the other network: what one network overlooks, another may see."""
-    test, train, samples = ImageShards(paths.processed / "test"), ImageShards(paths.processed / "train"), values.evaluate.samples
-
-    def floor() -> float:
-        real = moments(network.features(test.slice(0, len(test))))
-        return frechet_distance(real, moments(network.features(train.spread(samples))))
-
-    return _each({"fcd_second": lambda: fcd(generator, network, test, samples, values.base.seed), "fcd_second_real_floor": floor})
 
 
 @torch.no_grad()
@@ -155,16 +156,16 @@ def inception(values: SimpleNamespace, paths: Paths) -> InceptionFeatures | None
         raise BadDataError(f"{error} in evaluate.inception_weights and evaluate.inception_sha256 of params.yaml") from None
 
 
-def fid_scores(values: SimpleNamespace, generator: Generator, network: InceptionFeatures, test: ImageShards, mode: str) -> Scores:
-    """FID of as many samples to all test images, each shown as RGB."""
+def fid_scores(drawn_NHWC: np.ndarray, network: InceptionFeatures, test: ImageShards, mode: str) -> Scores:
+    """FID of ``drawn_NHWC`` to all test images, each shown as RGB."""
 
     def seen(images_NHWC: np.ndarray) -> Moments:
         return moments(network.features(np.require(shown(images_NHWC, mode), requirements="W")))  # Pillow's are read-only
 
     def score() -> float:
-        fewest, needed = min(len(test), values.evaluate.samples), minimum_samples(FEATURE_DIM)
+        fewest, needed = min(len(test), len(drawn_NHWC)), minimum_samples(FEATURE_DIM)
         if fewest < needed:  # before minutes of convolutions, not after
             raise TooFewSamplesError(f"FID needs {needed} test images and evaluate.samples, there are {fewest}")
-        return frechet_distance(seen(test.slice(0, len(test))), seen(generator.sample(values.evaluate.samples, values.base.seed)))
+        return frechet_distance(seen(test.slice(0, len(test))), seen(drawn_NHWC))
 
     return _each({"fid": score})

@@ -20,7 +20,6 @@ from vae.config import ModelConfig
 from vae.files import DamagedError, canonical_json, read_manifest, write_manifest, write_text
 from vae.images import to_model_range, to_uint8
 from vae.models import build
-from vae.objective import rate_per_dim
 from vae.samplers import SAMPLERS, Sampler
 
 WEIGHTS, PRIOR, CONFIG = "model.safetensors", "prior.safetensors", "config.json"
@@ -66,10 +65,6 @@ class Generator:
     def reconstruct(self, images_NHWC: np.ndarray | Tensor) -> np.ndarray:
         """The images of the posterior means."""
         return self.decode(self.encode(images_NHWC)[0])
-
-    def rate_per_dim(self, images_NHWC: np.ndarray | Tensor) -> Tensor:
-        """Mean rate of each latent dimension over the images (D,), in nats."""
-        return rate_per_dim(*self.encode(images_NHWC)).mean(0)
 
 
 def save_artefact(directory: Path, model: nn.Module, config: ModelConfig, prior: Sampler, contract: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ N batch, C channels, H height, W width.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ LOG_2 = math.log(2)
 FIRST_SCALE = 0.3
 
 
-class _Binned(nn.Module):
+class _Binned(nn.Module, ABC):
     """The spread is learned, one value for each channel."""
 
     binary = False
@@ -40,9 +41,13 @@ class _Binned(nn.Module):
     def scale_C11(self) -> Tensor:
         return self.log_scale.exp().clamp_min(SMALLEST_SCALE)[:, None, None]
 
+    @abstractmethod
+    def log_prob(self, output_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
+        """log p(x|output) of each image (N,), in nats."""
+
+    @abstractmethod
     def noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
         """Draws of the density with centre 0 and scale 1."""
-        raise NotImplementedError
 
     def sample(self, output_NCHW: Tensor, generator: torch.Generator) -> Tensor:
         return to_levels(output_NCHW + self.scale_C11() * self.noise(output_NCHW, generator))

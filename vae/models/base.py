@@ -7,6 +7,7 @@ all models.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -74,7 +75,7 @@ def strides_problem(config: ModelConfig) -> str | None:
     return None
 
 
-class VAE(nn.Module):
+class VAE(nn.Module, ABC):
     """The shared part. A model sets ``latent_dim`` and ``likelihood`` and has ``observe``, ``decode`` and ``problem``.
 
     Images are (N, C, H, W) in [-1, 1]. ``rate_groups`` says which latents free bits count together: sizes that sum to D.
@@ -95,18 +96,18 @@ class VAE(nn.Module):
         """Why this network cannot take such images (with the remedy), or None."""
         return strides_problem(config)
 
+    @abstractmethod
     def observe(self, x_NCHW: Tensor) -> tuple[Tensor, ...]:
         """All that the posterior needs to know of the images, each (N, ...): here its mean and log-variance (N, D)."""
-        raise NotImplementedError
 
     def infer(self, observed: tuple[Tensor, ...], noise_ND: Tensor) -> Posterior:
         """The posterior of what was observed and the sample of it that ``noise_ND`` (standard normal) makes."""
         mean_ND, logvar_ND = observed
         return Posterior(mean_ND, logvar_ND, reparameterize(mean_ND, logvar_ND, noise_ND))
 
+    @abstractmethod
     def decode(self, z_ND: Tensor) -> Tensor:
         """The likelihood's parameters (N, ., H, W) for latents (N, D)."""
-        raise NotImplementedError
 
     def encode(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior mean and log-variance, each (N, D); of a hierarchy along its means."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vae.config import ModelConfig
 from vae.models.base import VAE, bounded, likelihood, norm
+from vae.models.blocks import head, stem
 
 
 class _Residual(nn.Module):
@@ -37,7 +38,7 @@ class ConvVAE(VAE):
         self.bottom = (widths[-1], height // strides, width // strides)
         flat = self.bottom[0] * self.bottom[1] * self.bottom[2]
 
-        down: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(4 * channels, widths[0], 3, padding=1)]
+        down = stem(channels, widths[0])
         for before, after in pairwise(widths):
             down += [norm(before), nn.SiLU(), nn.Conv2d(before, after, 4, stride=2, padding=1)]
         self.encoder = nn.Sequential(
@@ -51,8 +52,7 @@ class ConvVAE(VAE):
             nn.Linear(config.latent_dim, config.hidden_units), nn.SiLU(), nn.Linear(config.hidden_units, flat)
         )
         self.likelihood = likelihood(config)
-        last = nn.Conv2d(widths[0], 4 * self.likelihood.output_channels, 3, padding=1)
-        self.decoder = nn.Sequential(*up, norm(widths[0]), nn.SiLU(), last, nn.PixelShuffle(2))
+        self.decoder = nn.Sequential(*up, *head(widths[0], self.likelihood.output_channels))
 
     def observe(self, x_NCHW: Tensor) -> tuple[Tensor, ...]:
         return bounded(self._through(self.encoder, x_NCHW))
