@@ -59,10 +59,11 @@ def main(name: str, minutes: float, latent_dim: int, folder: Path) -> None:
             BaseTrainer(model, dataset, training_config=how).train()
         return model.eval(), time.perf_counter() - started
 
-    rows = BATCH * 40
+    rows = BATCH * 10
     trained(1, BATCH)
     epoch_seconds = trained(1, rows)[1] * len(train) / rows
-    model, seconds = trained(max(1, int(minutes * 60 / epoch_seconds)), len(train))
+    epochs = max(1, int(minutes * 60 / epoch_seconds))
+    model, seconds = trained(epochs, len(train))
     with torch.no_grad():
         normal = NormalSampler(model).sample(num_samples=SAMPLES, batch_size=500)
         mixture = GaussianMixtureSampler(model, GaussianMixtureSamplerConfig(n_components=10))
@@ -72,7 +73,7 @@ def main(name: str, minutes: float, latent_dim: int, folder: Path) -> None:
     for key, images in drawn.items():
         np.save(folder / f"{key}.npy", _uint8(images))
     np.save(folder / "reconstructions.npy", _uint8(copies))
-    facts = {"minutes": round(seconds / 60, 2), "parameters": sum(p.numel() for p in model.parameters())}
+    facts = {"minutes": round(seconds / 60, 2), "epochs": epochs, "parameters": sum(p.numel() for p in model.parameters())}
     (folder / "facts.json").write_text(json.dumps(facts))
 
 
