@@ -1,8 +1,9 @@
 """What a user of pythae gets in the same time: ``python -m benchmarks.peers <set> <minutes> <latent_dim> <folder>``, in .work/others.
 
 Its VAE with its own convolutional networks for the set (pythae.models.nn.benchmarks), BaseTrainer with its defaults but for batch
-size 128, one epoch that lasts as long as it may, and learning rate 1e-3 (its 1e-4 learns less in minutes), images as float32 in [0, 1] as in its tutorials. Left in the
-folder: samples of N(0, I) and of its Gaussian mixture, uint8 (N, H, W, C); reconstructions of the test images; the minutes taken.
+size 128, learning rate 1e-3 (its 1e-4 learns less in minutes), and one epoch that lasts as long as it may; images as float32 in
+[0, 1] as in its tutorials. Left in the folder: samples of N(0, I) and of its Gaussian mixture, uint8 (N, H, W, C); reconstructions
+of the test images; the minutes taken.
 The scores are made by benchmarks/quality.py, for peers as for ourselves.
 """
 
