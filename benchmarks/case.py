@@ -67,6 +67,7 @@ class Case:
             hidden_units=512,
             blocks=1,
             stochastic_layers=2,
+            codes=2,
             sigma=0.1,
             likelihood="logistic",
         )

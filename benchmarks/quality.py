@@ -59,6 +59,7 @@ def _model(name: str, shape: tuple[int, int, int], latent_dim: int, **changes: A
         "hidden_units": 256,
         "blocks": 1,
         "stochastic_layers": 6,
+        "codes": 256,
         "likelihood": "logistic",
         "sigma": 0.1,
     }

@@ -39,7 +39,6 @@ from vae.metrics.frechet import TooFewSamplesError
 from vae.metrics.kernel import SUBSET_IMAGES
 from vae.metrics.manifold import NEIGHBOURS
 from vae.metrics.terms import active_units, psnr_db
-from vae.objective import rate_per_dim
 from vae.pictures import grid, save_png
 from vae.validation import bound, observed
 
@@ -122,8 +121,8 @@ def _pictures(values: SimpleNamespace, generator: Generator, test: ImageShards, 
     mean_ND, _ = generator.encode(originals[: 2 * GRID_PAIRS])
     paths = [_between(mean_ND[i], mean_ND[i + 1], GRID_STEPS) for i in range(0, len(mean_ND) - 1, 2)]
     save_png(grid(generator.decode(torch.cat(paths)), columns=GRID_STEPS), directory / "interpolations.png")
-    seen_ND, logvar_ND = generator.encode(test.spread(SEEN_IMAGES))
-    rates_D = rate_per_dim(seen_ND, logvar_ND).mean(0)
+    seen = test.spread(SEEN_IMAGES)
+    rates_D, (seen_ND, _) = generator.rate_per_dim(seen), generator.encode(seen)
     busiest = torch.argsort(rates_D, descending=True)[:MOST_TRAVERSED]
     # Each dimension over the range that the data fill, from the image nearest to the middle: beyond that range the decoder
     # has seen nothing, and from a corner every step leaves it.
@@ -135,7 +134,7 @@ def _pictures(values: SimpleNamespace, generator: Generator, test: ImageShards, 
         moved[rows, dimension] = torch.linspace(float(low_D[dimension]), float(high_D[dimension]), GRID_STEPS)
     save_png(grid(generator.decode(moved), columns=GRID_STEPS), directory / "traversals.png")
     groups = [float(part.sum()) for part in rates_D.split(generator.model.rate_groups)]
-    kind = "dimension" if generator.model.vector_latents else "layer"
+    kind = "dimension" if len(groups) == len(rates_D) else "layer"
     draw_rates(groups, kind, directory / "latents.png")
     pd.DataFrame({kind: range(len(groups)), "rate_nats": groups}).to_csv(directory / "latents.csv", index=False)
 

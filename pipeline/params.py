@@ -93,6 +93,10 @@ def _across(sections: SimpleNamespace) -> list[Problem]:
             found.append(Problem("fit.prior", f"{fit.prior} {wrong}: set fit.prior to normal"))
         if fit.objective in ("tc", "deterministic"):
             found.append(Problem("fit.objective", f"{fit.objective} {wrong}: set fit.objective to elbo"))
+        elif fit.objective != "elbo" and not models.MODELS[fit.model].normal_posterior:
+            found.append(
+                Problem("fit.objective", f"{fit.objective} needs a normal posterior, model {fit.model} has codes: set elbo")
+            )
     if sections.preprocess.val_fraction + sections.preprocess.test_fraction >= 1:
         found.append(Problem("preprocess.val_fraction", "with test_fraction leaves nothing to train on: make both smaller"))
     if sections.tune.reduction_factor ** (sections.tune.rungs - 1) > sections.tune.trials:

@@ -11,7 +11,7 @@ def model_config(**changes: Any) -> ModelConfig:
     """A small network, sized for the images of the ``shards`` fixture."""
     values = {
         "name": "conv", "image_shape": (8, 8, 1), "latent_dim": 3, "widths": (8, 16), "hidden_units": 16, "blocks": 1,
-        "stochastic_layers": 2, "likelihood": "logistic", "sigma": 0.1,
+        "stochastic_layers": 2, "codes": 8, "likelihood": "logistic", "sigma": 0.1,
     }  # fmt: skip
     return ModelConfig(**(values | changes))
 

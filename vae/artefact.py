@@ -66,6 +66,15 @@ class Generator:
         """The images of the posterior means."""
         return self.decode(self.encode(images_NHWC)[0])
 
+    @torch.no_grad()
+    def rate_per_dim(self, images_NHWC: np.ndarray | Tensor) -> Tensor:
+        """Mean rate of each latent dimension over the images (D,), in nats; of a hierarchy along its means."""
+        rates = []
+        for x_NCHW in self._batches(images_NHWC):
+            observed = self.model.observe(x_NCHW)
+            rates.append(self.model.infer(observed, observed[0].new_zeros(len(x_NCHW), self.model.latent_dim)).rate_ND().cpu())
+        return torch.cat(rates).mean(0)
+
 
 def save_artefact(directory: Path, model: nn.Module, config: ModelConfig, prior: Sampler, contract: dict[str, Any]) -> str:
     """Write all files into ``directory`` (which exists and is empty); returns the manifest's sha256."""

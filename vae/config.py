@@ -16,6 +16,7 @@ class Architecture:
     hidden_units: int = field(low=1, high=65536)
     blocks: int = field(low=1, high=64)
     stochastic_layers: int = field(low=2, high=12)
+    codes: int = field(low=2, high=65536)
     likelihood: str
     sigma: float = field(above=0, high=10)
 

@@ -53,9 +53,9 @@ def total_correlation_N(terms: Output) -> Tensor:
 
     Weights for the size of the data set (their appendix C.1) are left out: they add a constant, and training sees gradients only.
     """
-    z_N1D, mean_1ND, logvar_1ND = terms.z_ND[:, None], terms.mean_ND[None], terms.logvar_ND[None]
+    z_N1D, mean_1ND, logvar_1ND = terms.posterior.z_ND[:, None], terms.posterior.mean_ND[None], terms.posterior.logvar_ND[None]
     log_q_NND = -0.5 * (math.log(2 * math.pi) + logvar_1ND + (z_N1D - mean_1ND).square() * torch.exp(-logvar_1ND))
-    count, dims = terms.z_ND.shape
+    count, dims = terms.posterior.z_ND.shape
     joint_N = torch.logsumexp(log_q_NND.sum(2), 1)
     return joint_N - torch.logsumexp(log_q_NND, 1).sum(1) + (dims - 1) * math.log(count)
 
@@ -83,8 +83,8 @@ def mismatch(z_ND: Tensor) -> Tensor:
 
 def _mmd(terms: Output, beta: float, capacity_nats: float, config: FitConfig, groups: tuple[int, ...]) -> Tensor:
     """distortion + the latents' mismatch with the prior, as a whole (WAE-MMD, Tolstikhin et al. 2018, algorithm 2)."""
-    count = len(terms.z_ND)
-    return terms.distortion_N.sum() + count * config.regulariser_weight * mismatch(terms.z_ND)
+    z_ND = terms.posterior.z_ND
+    return terms.distortion_N.sum() + len(z_ND) * config.regulariser_weight * mismatch(z_ND)
 
 
 def _deterministic(terms: Output, beta: float, capacity_nats: float, config: FitConfig, groups: tuple[int, ...]) -> Tensor:
@@ -92,8 +92,9 @@ def _deterministic(terms: Output, beta: float, capacity_nats: float, config: Fit
 
     The log-variance is drawn to a small constant, so that whoever samples the posterior afterwards gets its mean.
     """
-    certain = (terms.logvar_ND - DETERMINISTIC_LOGVAR).square().sum()
-    return terms.distortion_N.sum() + 0.5 * beta * terms.z_ND.square().sum() + 0.5 * certain
+    found = terms.posterior
+    certain = (found.logvar_ND - DETERMINISTIC_LOGVAR).square().sum()
+    return terms.distortion_N.sum() + 0.5 * beta * found.z_ND.square().sum() + 0.5 * certain
 
 
 Loss = Callable[[Output, float, float, FitConfig, tuple[int, ...]], Tensor]
@@ -133,5 +134,7 @@ class Objective:
         beta = annealed_beta(images_seen, config)
         capacity = config.capacity_nats * annealed_share(images_seen, config)
         loss = LOSSES[config.objective](terms, beta, capacity, config, self._groups)
+        if terms.posterior.penalty is not None:
+            loss = loss + terms.posterior.penalty
         distortion, rate = terms.distortion_N.detach().sum() / samples, terms.rate_ND.detach().sum() / samples
         return loss, torch.stack([distortion, rate, torch.full_like(distortion, count)]).double()

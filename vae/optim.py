@@ -8,12 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from vae.config import FitConfig
+from vae.models.base import VAE
 
 
-def build_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
+def learned(model: VAE) -> list[nn.Parameter]:
+    """The parameters that are the optimizer's: all but the model's statistics."""
+    followed = {id(p) for p in model.statistics}
+    return [p for p in model.parameters() if id(p) not in followed]
+
+
+def build_optimizer(model: VAE, config: FitConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019); decay only on matrices and kernels, never on biases, norms and scales."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    decayed = [p for p in learned(model) if p.ndim > 1]
+    others = [p for p in learned(model) if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
 

@@ -29,7 +29,7 @@ from vae.losses import Objective
 from vae.models import build
 from vae.numerics import check_numerics, determinism, numerics
 from vae.objective import annealed_beta
-from vae.optim import Ema, build_optimizer, learning_rate
+from vae.optim import Ema, build_optimizer, learned, learning_rate
 from vae.state import Progress, Saver, checkpoint_path, claim, load_averaged, load_checkpoint, newest_step
 from vae.validation import Metrics, bound
 
@@ -98,7 +98,7 @@ class Run:
         self.model.recompute = config.recompute
         self.averaged = build(model_config).to(device, memory_format=layout).requires_grad_(False).eval()
         self.optimizer, self.ema, self.progress = build_optimizer(model, config), Ema(model, config.ema_decay), Progress()
-        self.objective = Objective(model, config, device)
+        self.objective, self._learned = Objective(model, config, device), learned(model)
         self.saver = Saver(checkpoints, config.keep_checkpoints) if checkpoints is not None and rank() == 0 else None
         self.saved_step = -1
 
@@ -188,7 +188,7 @@ class Run:
             sums += part
         gradients.reduce()
         # Gradients are those of the whole batch by now, so every rank sees the same norm and takes the same decision.
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self._learned, config.clip_norm)
         bad = not math.isfinite(norm)
         if bad:
             self._skip(float(norm), sums.tolist())
@@ -196,6 +196,7 @@ class Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(images_seen, config)
             self.optimizer.step()
+            self.model.settle(step)
             self.ema.update(step)
         progress.step += 1
         progress.report = None

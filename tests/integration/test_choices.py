@@ -12,6 +12,7 @@ from workspace import Workspace
     ("model", "prior", "likelihood", "objective"),
     [
         ("ladder", "normal", "logistic_mixture", "importance"),
+        pytest.param("vq", "normal", "logistic", "elbo", marks=pytest.mark.slow),
         pytest.param("resnet", "flow", "gaussian", "tc", marks=pytest.mark.slow),
         pytest.param("conv", "second_stage", "gaussian_fixed", "deterministic", marks=pytest.mark.slow),
         pytest.param("resnet", "mixture", "logistic", "mmd", marks=pytest.mark.slow),

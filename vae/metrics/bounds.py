@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vae.noise import step_noise
-from vae.objective import importance_bound, log_normal
+from vae.objective import importance_bound
 
 ROWS_PER_PASS = 512  # decoded images at a time: bounds the memory whatever K is
 
@@ -29,8 +29,7 @@ def importance_weighted_nll(model: nn.Module, x_NCHW: Tensor, samples: int, seed
             found = model.infer(repeated, noise_RD)
             output = model.decode(found.z_ND) if found.output_NCHW is None else found.output_NCHW
             log_likelihood_R = model.likelihood.log_prob(output, x_CHW.expand(len(noise_RD), *x_CHW.shape))
-            log_posterior_R = log_normal(found.z_ND, found.mean_ND, found.logvar_ND)
-            pieces.append(log_likelihood_R.double() + log_normal(found.z_ND).double() - log_posterior_R.double())
+            pieces.append(log_likelihood_R.double() + found.log_ratio_N().double())
         results.append(-importance_bound(torch.cat(pieces)[:, None])[0])
     return torch.stack(results)
 

@@ -10,8 +10,9 @@ from vae.models.base import VAE
 from vae.models.conv import ConvVAE
 from vae.models.ladder import LadderVAE
 from vae.models.resnet import ResnetVAE
+from vae.models.vq import VectorQuantisedVAE
 
-MODELS: dict[str, type[VAE]] = {"conv": ConvVAE, "resnet": ResnetVAE, "ladder": LadderVAE}
+MODELS: dict[str, type[VAE]] = {"conv": ConvVAE, "resnet": ResnetVAE, "ladder": LadderVAE, "vq": VectorQuantisedVAE}
 
 
 def problem(config: ModelConfig) -> str | None:

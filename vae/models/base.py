@@ -8,7 +8,7 @@ all models.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -27,29 +27,36 @@ LOGVAR_LIMIT = 12.0  # keeps exp(logvar) finite in float32 and bfloat16
 class Posterior:
     """q(z|x) as a diagonal normal, each (N, D), and the sample ``z_ND`` of it; in a hierarchy each layer's depends on the sample.
 
-    ``output_NCHW`` is what ``decode(z_ND)`` would give, where it was computed on the way.
+    ``output_NCHW`` is what ``decode(z_ND)`` would give, where it was computed on the way. ``penalty`` is what training adds to any
+    objective, summed over the images.
     """
 
     mean_ND: Tensor
     logvar_ND: Tensor
     z_ND: Tensor
     output_NCHW: Tensor | None = None
+    penalty: Tensor | None = None
+
+    def rate_ND(self) -> Tensor:
+        """KL(q(z|x) || p(z)) of each latent, in nats."""
+        return rate_per_dim(self.mean_ND, self.logvar_ND)
+
+    def log_ratio_N(self) -> Tensor:
+        """log p(z) - log q(z|x) of the sample (N,), in nats."""
+        return log_normal(self.z_ND) - log_normal(self.z_ND, self.mean_ND, self.logvar_ND)
 
 
 @dataclass(frozen=True)
 class Output:
-    """All terms of one forward pass: distortion (N,), rate (N, D), both in nats; and the posterior that they are of, (N, D)."""
+    """All terms of one forward pass: distortion (N,), rate (N, D), both in nats; and the posterior that they are of."""
 
     distortion_N: Tensor
     rate_ND: Tensor
-    mean_ND: Tensor
-    logvar_ND: Tensor
-    z_ND: Tensor
+    posterior: Posterior
 
     def log_weight_N(self) -> Tensor:
         """log p(x, z) / q(z|x) of the sample (N,), in nats."""
-        ratio_N = log_normal(self.z_ND) - log_normal(self.z_ND, self.mean_ND, self.logvar_ND)
-        return ratio_N - self.distortion_N
+        return self.posterior.log_ratio_N() - self.distortion_N
 
 
 def norm(channels: int) -> nn.GroupNorm:
@@ -85,6 +92,8 @@ class VAE(nn.Module, ABC):
     likelihood: nn.Module
     recompute = False
     vector_latents = True  # False: grids of them under a trained prior of their own, to which no other density is fitted
+    normal_posterior = True  # False: other objectives than elbo have no meaning
+    statistics: tuple[nn.Parameter, ...] = ()  # parameters that follow the data, moved by ``settle`` instead of the optimizer
 
     @property
     def rate_groups(self) -> tuple[int, ...]:
@@ -119,8 +128,10 @@ class VAE(nn.Module, ABC):
         """All terms of the bound for one posterior sample made of ``noise_ND`` (standard normal), unreduced, in nats."""
         found = self.infer(self.observe(x_NCHW), noise_ND)
         output_NCHW = self.decode(found.z_ND) if found.output_NCHW is None else found.output_NCHW
-        rate_ND = rate_per_dim(found.mean_ND, found.logvar_ND)
-        return Output(-self.likelihood.log_prob(output_NCHW, x_NCHW), rate_ND, found.mean_ND, found.logvar_ND, found.z_ND)
+        return Output(-self.likelihood.log_prob(output_NCHW, x_NCHW), found.rate_ND(), replace(found, output_NCHW=None))
+
+    def settle(self, step: int) -> None:
+        """Move ``statistics`` by their gradients, which are those of the whole batch, after the optimizer's step number ``step``."""
 
     def sample(self, z_ND: Tensor) -> Tensor:
         """The mean images (N, C, H, W) in [-1, 1] of latents (N, D)."""

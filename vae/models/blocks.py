@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
+from vae.config import ModelConfig
 from vae.models.base import norm
 
 
@@ -46,3 +49,23 @@ def head(width: int, channels: int) -> list[nn.Module]:
 def halve(before: int, after: int) -> nn.Module:
     """(N, before, H, W) to (N, after, H/2, W/2), H and W even."""
     return nn.Conv2d(before, after, 3, stride=2, padding=1)
+
+
+def residual_down(config: ModelConfig) -> list[nn.Module]:
+    """Images to feature maps (N, widths[-1], H, W) at the coarsest resolution, ``config.blocks`` residual blocks at each."""
+    widths = config.widths
+    layers = [*stem(config.image_shape[2], widths[0]), *(Residual(widths[0]) for _ in range(config.blocks))]
+    for before, after in pairwise(widths):
+        layers += [halve(before, after), *(Residual(after) for _ in range(config.blocks))]
+    return layers
+
+
+def residual_up(config: ModelConfig, channels: int) -> list[nn.Module]:
+    """The way back of ``residual_down``, to ``channels`` at the picture's resolution."""
+    widths = config.widths[::-1]
+    layers: list[nn.Module] = [Residual(widths[0]) for _ in range(config.blocks)]
+    for before, after in pairwise(widths):
+        # Nearest neighbours and a convolution leave no chequered pattern, unlike a transposed convolution (Odena et al. 2016).
+        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1)]
+        layers += [Residual(after) for _ in range(config.blocks)]
+    return [*layers, *head(widths[-1], channels)]

@@ -421,3 +421,10 @@ def test_objective_over_latents_that_are_no_vector_is_refused(objective):
     changes = {"fit.model": "ladder", "fit.prior": "normal", "fit.objective": objective}
     message = refusal(changed(changes))
     assert f"{line_of('fit.objective')}: fit.objective: {objective} needs a vector of latents; model ladder" in message
+
+
+@pytest.mark.parametrize("objective", ["importance", "mmd"])
+def test_objective_over_codes_is_refused(objective):
+    changes = {"fit.model": "vq", "fit.prior": "normal", "fit.objective": objective}
+    message = refusal(changed(changes))
+    assert f"{line_of('fit.objective')}: fit.objective: {objective} needs a normal posterior, model vq has codes" in message

@@ -139,7 +139,7 @@ def test_load_of_another_versions_artefact_says_so(original: Generator, tmp_path
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 16, 16, 1), (2, 1, 8, 8), (8, 8, 1), (2, 8, 8)])
 def test_generator_images_of_the_wrong_shape_are_refused_with_both_shapes(original: Generator, shape: tuple[int, ...]) -> None:
-    for method in (original.encode, original.reconstruct):
+    for method in (original.encode, original.reconstruct, original.rate_per_dim):
         with pytest.raises(ValueError, match=r"the model takes \(8, 8, 1\)"):
             method(np.zeros(shape, np.uint8))
 
@@ -176,6 +176,13 @@ def test_generator_many_images_pass_in_batches_in_their_order(original: Generato
 def test_generator_reconstruct_decodes_the_posterior_mean(original: Generator, shards: ImageShards) -> None:
     images = shards.slice(0, 4)
     np.testing.assert_array_equal(original.reconstruct(images), original.decode(original.encode(images)[0]))
+
+
+def test_generator_rate_per_dim_is_the_mean_kl(original: Generator, shards: ImageShards) -> None:
+    mean_ND, logvar_ND = original.encode(shards.slice(0, 50))
+    q = torch.distributions.Normal(mean_ND, (logvar_ND / 2).exp())
+    expected = torch.distributions.kl_divergence(q, torch.distributions.Normal(0, 1)).mean(0)
+    torch.testing.assert_close(original.rate_per_dim(shards.slice(0, 50)), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_generator_holds_a_frozen_model(original: Generator) -> None:

@@ -28,6 +28,7 @@ MODEL = {
     "hidden_units": 4,
     "blocks": 1,
     "stochastic_layers": 2,
+    "codes": 2,
     "sigma": 0.1,
     "likelihood": "logistic",
 }

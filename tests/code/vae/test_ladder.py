@@ -64,7 +64,7 @@ def test_rate_and_weights_are_those_of_the_layers_own_coordinates(config: ModelC
     model, x_NCHW = shaken(config), images(config, 5)
     with watched(model) as (priors, entered):
         terms = model(x_NCHW, torch.randn(5, model.latent_dim))
-    means, logvars = (each.split(model.rate_groups, dim=1) for each in (terms.mean_ND, terms.logvar_ND))
+    means, logvars = (each.split(model.rate_groups, dim=1) for each in (terms.posterior.mean_ND, terms.posterior.logvar_ND))
     assert any((prior.mean.abs() > 0.05).any() and ((prior.stddev - 1).abs() > 0.05).any() for prior in priors[1:])
     log_ratio_N = torch.zeros(5)
     rates = terms.rate_ND.split(model.rate_groups, dim=1)

@@ -18,7 +18,7 @@ from vae.data import ImageShards
 from vae.likelihood import binarised
 from vae.losses import LOSSES, Objective, mismatch, rate_N, total_correlation_N
 from vae.models import build
-from vae.models.base import Output
+from vae.models.base import Output, Posterior
 from vae.objective import annealed_beta
 from vae.trainer import fit
 
@@ -32,7 +32,7 @@ def terms() -> Output:
     mean_ND, logvar_ND = draw(), draw()
     q = Normal(mean_ND, (logvar_ND / 2).exp())
     rate_ND = torch.distributions.kl_divergence(q, Normal(torch.zeros(()), torch.ones(())))
-    return Output(draw().sum(1).abs() * 10, rate_ND, mean_ND, logvar_ND, q.mean + q.stddev * draw())
+    return Output(draw().sum(1).abs() * 10, rate_ND, Posterior(mean_ND, logvar_ND, q.mean + q.stddev * draw()))
 
 
 @pytest.fixture
@@ -80,8 +80,8 @@ def test_free_bits_press_no_latent_that_is_below(terms: Output) -> None:
 
 
 def test_importance_of_one_sample_is_the_sampled_bound_and_more_are_tighter(loss: Callable[..., float], terms: Output) -> None:
-    q, p = Normal(terms.mean_ND, (terms.logvar_ND / 2).exp()), Normal(torch.zeros(()), torch.ones(()))
-    log_weight_N = (p.log_prob(terms.z_ND) - q.log_prob(terms.z_ND)).sum(1) - terms.distortion_N
+    q, p = Normal(terms.posterior.mean_ND, (terms.posterior.logvar_ND / 2).exp()), Normal(torch.zeros(()), torch.ones(()))
+    log_weight_N = (p.log_prob(terms.posterior.z_ND) - q.log_prob(terms.posterior.z_ND)).sum(1) - terms.distortion_N
     assert loss("importance", importance_samples=1) == pytest.approx(float(-log_weight_N.sum()))
     expected = -sum(math.log(np.exp(rows).mean()) for rows in log_weight_N.numpy().reshape(4, 3))
     assert loss("importance", importance_samples=3) == pytest.approx(expected)
@@ -90,8 +90,8 @@ def test_importance_of_one_sample_is_the_sampled_bound_and_more_are_tighter(loss
 
 def test_total_correlation_equals_its_double_loop(terms: Output) -> None:
     q = [[scipy.stats.norm(m, math.exp(v / 2)) for m, v in zip(*pair, strict=True)]
-         for pair in zip(terms.mean_ND.tolist(), terms.logvar_ND.tolist(), strict=True)]  # fmt: skip
-    for i, z in enumerate(terms.z_ND.tolist()):
+         for pair in zip(terms.posterior.mean_ND.tolist(), terms.posterior.logvar_ND.tolist(), strict=True)]  # fmt: skip
+    for i, z in enumerate(terms.posterior.z_ND.tolist()):
         joint = np.mean([np.prod([each.pdf(x) for each, x in zip(row, z, strict=True)]) for row in q])
         single = [np.mean([row[d].pdf(z[d]) for row in q]) for d in range(4)]
         assert float(total_correlation_N(terms)[i]) == pytest.approx(math.log(joint) - sum(map(math.log, single)), abs=1e-9)
@@ -103,7 +103,7 @@ def test_total_correlation_is_large_where_latents_copy_one_another() -> None:
     copied = free[:, :1].repeat(1, 2)
     spread = torch.full((400, 2), math.log(0.05))
     noise = torch.randn(400, 2, generator=generator) * math.sqrt(0.05)
-    of = lambda mean: float(total_correlation_N(Output(free[:, 0], free, mean, spread, mean + noise)).mean())  # noqa: E731
+    of = lambda mean: float(total_correlation_N(Output(free[:, 0], free, Posterior(mean, spread, mean + noise))).mean())  # noqa: E731
     # Exact for the copied pair: correlation 1 / 1.05, so -log(1 - r^2) / 2 = 1.19 nats.
     assert abs(of(free)) < 0.25 and of(copied) == pytest.approx(-0.5 * math.log(1 - 1 / 1.05**2), abs=0.25)
 
@@ -135,7 +135,8 @@ def test_mismatch_equals_the_two_sample_statistic_against_many_prior_samples() -
 def test_deterministic_is_distortion_and_the_latents_length_and_leaves_no_spread(
     loss: Callable[..., float], terms: Output
 ) -> None:
-    known = float(terms.distortion_N.sum() + 0.3 * terms.z_ND.square().sum() / 2 + (terms.logvar_ND + 8).square().sum() / 2)
+    found = terms.posterior
+    known = float(terms.distortion_N.sum() + 0.3 * found.z_ND.square().sum() / 2 + (found.logvar_ND + 8).square().sum() / 2)
     assert loss("deterministic", 0.3) == pytest.approx(known)
 
 

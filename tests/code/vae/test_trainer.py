@@ -19,6 +19,7 @@ from vae.data import ImageShards, ShardWriter
 from vae.errors import NonFiniteError, StepError, StoppedError
 from vae.models import build
 from vae.models.base import Output
+from vae.models.conv import ConvVAE
 from vae.optim import learning_rate
 from vae.trainer import fit
 
@@ -278,27 +279,18 @@ def test_fit_diverging_run_stops_with_its_step_and_leaves_finite_weights(
     assert not any((tmp_path / "checkpoints").glob("step-*"))
 
 
-class _InfiniteLoss(nn.Module):
+class _InfiniteLoss(ConvVAE):
     """A loss that is infinite while its gradient is finite: a constant was added to the terms."""
 
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner, self.latent_dim, self.likelihood, self.rate_groups = (
-            inner,
-            inner.latent_dim,
-            inner.likelihood,
-            inner.rate_groups,
-        )
-
     def forward(self, x_NCHW: torch.Tensor, noise_ND: torch.Tensor) -> Output:
-        terms = self.inner(x_NCHW, noise_ND)
+        terms = super().forward(x_NCHW, noise_ND)
         return replace(terms, distortion_N=terms.distortion_N + float("inf"))
 
 
 def test_fit_infinite_loss_with_finite_gradient_stops_too(
     model_config: ModelConfig, fit_config: FitConfig, shards: ImageShards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "build", lambda config: _InfiniteLoss(build(config)))
+    monkeypatch.setattr(trainer, "build", _InfiniteLoss)
     with pytest.raises(NonFiniteError, match="at step 0"):
         fit(model_config, fit_config, shards, shards)
 
