@@ -134,7 +134,7 @@ class Objective:
         beta = annealed_beta(images_seen, config)
         capacity = config.capacity_nats * annealed_share(images_seen, config)
         loss = LOSSES[config.objective](terms, beta, capacity, config, self._groups)
-        if terms.posterior.penalty is not None:
-            loss = loss + terms.posterior.penalty
+        if terms.penalty is not None:
+            loss = loss + terms.penalty / samples
         distortion, rate = terms.distortion_N.detach().sum() / samples, terms.rate_ND.detach().sum() / samples
         return loss, torch.stack([distortion, rate, torch.full_like(distortion, count)]).double()

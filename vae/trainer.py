@@ -178,7 +178,7 @@ class Run:
         images_seen = step * config.global_batch_size
         noise, uniform = self.objective.draw(step, math.prod(self.model_config.image_shape))
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         for number in range(len(gradients.parts)):
             with gradients.part(number) as rows:
                 x_NCHW = loader.batch(step, rows)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from vae.likelihood.base import Likelihood
 
 
 def binarised(x_NCHW: Tensor, uniform_NP: Tensor) -> Tensor:
@@ -15,13 +17,13 @@ def binarised(x_NCHW: Tensor, uniform_NP: Tensor) -> Tensor:
     return torch.where(uniform_NP.view(x_NCHW.shape) < (x_NCHW + 1) / 2, 1.0, -1.0)
 
 
-class Bernoulli(nn.Module):
+class Bernoulli(Likelihood):
     """Two levels, for images that were ``binarised``; only for one channel, where such a thing is an image."""
 
     binary = True
 
     def __init__(self, channels: int, sigma: float = 1.0) -> None:
-        super().__init__()
+        super().__init__(channels)
         self.output_channels = channels
 
     @staticmethod

@@ -6,44 +6,36 @@ N batch, C channels, H height, W width.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vae.likelihood.base import Likelihood
 from vae.likelihood.levels import BIN_WIDTH, SMALLEST_SCALE, log_logistic_mass, logistic_noise, to_levels
+from vae.statistics import following_loss
 
 LOG_2 = math.log(2)
 FIRST_SCALE = 0.3
 
 
-class _Binned(nn.Module, ABC):
+class _Binned(Likelihood):
     """The spread is learned, one value for each channel."""
 
-    binary = False
-
     def __init__(self, channels: int, sigma: float = FIRST_SCALE) -> None:
-        super().__init__()
+        super().__init__(channels)
         self.output_channels = channels
         self.set_scale(channels, sigma)
 
     def set_scale(self, channels: int, sigma: float) -> None:
         self.log_scale = nn.Parameter(torch.full((channels,), math.log(FIRST_SCALE)))
 
-    @staticmethod
-    def problem(image_shape: tuple[int, int, int]) -> str | None:
-        return None
-
     def mean(self, output_NCHW: Tensor) -> Tensor:
         return output_NCHW.clamp(-1, 1)
 
     def scale_C11(self) -> Tensor:
         return self.log_scale.exp().clamp_min(SMALLEST_SCALE)[:, None, None]
-
-    @abstractmethod
-    def log_prob(self, output_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
-        """log p(x|output) of each image (N,), in nats."""
 
     @abstractmethod
     def noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
@@ -113,3 +105,24 @@ class FixedGaussian(DiscretizedGaussian):
 
     def scale_C11(self) -> Tensor:
         return torch.tensor(max(self._sigma, SMALLEST_SCALE))
+
+
+class OptimalGaussian(DiscretizedGaussian):
+    """The same with the best spread for the errors of the last batches: the root of their mean square, a moving average of it.
+
+    Rybkin, Daniilidis, Levine 2021, eq. 6, where it is that of each batch by itself; so an image's loss does not depend on others.
+    """
+
+    def set_scale(self, channels: int, sigma: float) -> None:
+        self.squares_C = nn.Parameter(torch.full((channels,), FIRST_SCALE**2))
+
+    @property
+    def statistics(self) -> tuple[nn.Parameter, ...]:
+        return (self.squares_C,)
+
+    def scale_C11(self) -> Tensor:
+        return self.squares_C.detach().sqrt().clamp_min(SMALLEST_SCALE)[:, None, None]
+
+    def penalty(self, output_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
+        squares_NC = (x_NCHW - output_NCHW).detach().square().flatten(2).mean(2)
+        return following_loss(self.squares_C, squares_NC.sum(0), len(x_NCHW))

@@ -5,31 +5,26 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from vae.likelihood.base import Likelihood
 from vae.likelihood.levels import SMALLEST_SCALE, log_logistic_mass, logistic_noise, to_levels
 
 COMPONENTS = 5
 LARGEST_LOG_SCALE = 5.0
 
 
-class LogisticMixture(nn.Module):
+class LogisticMixture(Likelihood):
     """A mixture of logistics at each pixel, over 256 bins, its channels coupled (Salimans et al., PixelCNN++, 2017, section 2).
 
     Of each component the centre of a channel moves linearly with the observed values of the channels before it. K components;
     the decoder gives K weights, K C centres, K C log-scales and K C (C - 1) / 2 couplings for each pixel.
     """
 
-    binary = False
-
     def __init__(self, channels: int, sigma: float = 1.0) -> None:
-        super().__init__()
+        super().__init__(channels)
         self._channels, self._pairs = channels, channels * (channels - 1) // 2
         self.output_channels = COMPONENTS * (1 + 2 * channels + self._pairs)
-
-    @staticmethod
-    def problem(image_shape: tuple[int, int, int]) -> str | None:
-        return None
 
     def _parts(self, output: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Log-weights (N, K, H, W), and for each of K: centres, scales (N, K, C, H, W), couplings (N, K, pairs, H, W)."""

@@ -16,7 +16,9 @@ from torch.utils.checkpoint import checkpoint_sequential
 
 from vae.config import ModelConfig
 from vae.likelihood import LIKELIHOODS
+from vae.likelihood.base import Likelihood
 from vae.objective import log_normal, rate_per_dim, reparameterize
+from vae.statistics import follow
 
 GROUP_CHANNELS = 8  # channels in a normalisation group
 RECOMPUTED_SEGMENTS = 4  # of a stack of layers: only what lies between them is kept for the backward pass
@@ -27,8 +29,8 @@ LOGVAR_LIMIT = 12.0  # keeps exp(logvar) finite in float32 and bfloat16
 class Posterior:
     """q(z|x) as a diagonal normal, each (N, D), and the sample ``z_ND`` of it; in a hierarchy each layer's depends on the sample.
 
-    ``output_NCHW`` is what ``decode(z_ND)`` would give, where it was computed on the way. ``penalty`` is what training adds to any
-    objective, summed over the images.
+    ``output_NCHW`` is what ``decode(z_ND)`` would give, where it was computed on the way. ``penalty`` is what training with
+    such a posterior adds to any objective, summed over the images.
     """
 
     mean_ND: Tensor
@@ -48,11 +50,15 @@ class Posterior:
 
 @dataclass(frozen=True)
 class Output:
-    """All terms of one forward pass: distortion (N,), rate (N, D), both in nats; and the posterior that they are of."""
+    """All terms of one forward pass: distortion (N,), rate (N, D), both in nats; and the posterior that they are of.
+
+    ``penalty`` is what training adds to any objective, summed over the images.
+    """
 
     distortion_N: Tensor
     rate_ND: Tensor
     posterior: Posterior
+    penalty: Tensor | None = None
 
     def log_weight_N(self) -> Tensor:
         """log p(x, z) / q(z|x) of the sample (N,), in nats."""
@@ -65,7 +71,7 @@ def norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups if channels % groups == 0 else 1, channels)
 
 
-def likelihood(config: ModelConfig) -> nn.Module:
+def likelihood(config: ModelConfig) -> Likelihood:
     """The likelihood of a configuration."""
     return LIKELIHOODS[config.likelihood](config.image_shape[2], config.sigma)
 
@@ -89,11 +95,15 @@ class VAE(nn.Module, ABC):
     """
 
     latent_dim: int
-    likelihood: nn.Module
+    likelihood: Likelihood
     recompute = False
     vector_latents = True  # False: grids of them under a trained prior of their own, to which no other density is fitted
     normal_posterior = True  # False: other objectives than elbo have no meaning
-    statistics: tuple[nn.Parameter, ...] = ()  # parameters that follow the data, moved by ``settle`` instead of the optimizer
+
+    @property
+    def statistics(self) -> tuple[nn.Parameter, ...]:
+        """Parameters that follow the data (vae/statistics.py): moved by ``settle``, and by the optimizer not."""
+        return self.likelihood.statistics
 
     @property
     def rate_groups(self) -> tuple[int, ...]:
@@ -128,10 +138,15 @@ class VAE(nn.Module, ABC):
         """All terms of the bound for one posterior sample made of ``noise_ND`` (standard normal), unreduced, in nats."""
         found = self.infer(self.observe(x_NCHW), noise_ND)
         output_NCHW = self.decode(found.z_ND) if found.output_NCHW is None else found.output_NCHW
-        return Output(-self.likelihood.log_prob(output_NCHW, x_NCHW), found.rate_ND(), replace(found, output_NCHW=None))
+        penalty = found.penalty
+        if self.likelihood.statistics and torch.is_grad_enabled():
+            penalty = self.likelihood.penalty(output_NCHW, x_NCHW) + (0.0 if penalty is None else penalty)
+        distortion_N = -self.likelihood.log_prob(output_NCHW, x_NCHW)
+        return Output(distortion_N, found.rate_ND(), replace(found, output_NCHW=None), penalty)
 
     def settle(self, step: int) -> None:
         """Move ``statistics`` by their gradients, which are those of the whole batch, after the optimizer's step number ``step``."""
+        follow(self.statistics, step)
 
     def sample(self, z_ND: Tensor) -> Tensor:
         """The mean images (N, C, H, W) in [-1, 1] of latents (N, D)."""

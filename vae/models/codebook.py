@@ -5,9 +5,7 @@ last batches, all per image,
 
     c_k <- d c_k + (1 - d) n_k        m_k <- d m_k + (1 - d) sum_p h_p        e_k = m_k / c_k
 
-(van den Oord et al., Neural Discrete Representation Learning, 2017, appendix A.1). Here the three are parameters, and the right
-sides are steps of size 1 - d down the gradient of 1/2 |m|^2 - m . sum h: so batches that are shared out over processes, cut into
-parts or accumulated give the book of the whole batch, by the way that all gradients take.
+(van den Oord et al., Neural Discrete Representation Learning, 2017, appendix A.1). How they follow: vae/statistics.py.
 """
 
 from __future__ import annotations
@@ -17,15 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae.noise import step_noise
+from vae.statistics import following_loss
 
-DECAY = 0.99
 DEAD_SHARE = 0.1  # of the mean count: a code that is chosen less often says nothing
 RESTART_STEPS = 4  # between two looks for dead codes
 SMALLEST = 1e-8
 
 
 class Codebook(nn.Module):
-    """K codes; ``settle`` after each step of the optimizer, which must leave ``statistics`` alone."""
+    """K codes; after each step ``statistics`` follow the batch, then ``revive``."""
 
     def __init__(self, codes: int, size: int, places: int) -> None:
         super().__init__()
@@ -37,7 +35,7 @@ class Codebook(nn.Module):
 
     @property
     def statistics(self) -> tuple[nn.Parameter, ...]:
-        """What ``settle`` moves."""
+        """Counts, sums and summed squares, per image."""
         return self.counts_K, self.sums_KZ, self.squares_K
 
     def codes_KZ(self) -> Tensor:
@@ -51,27 +49,20 @@ class Codebook(nn.Module):
             return (codes_KZ.square().sum(1) - 2 * h_NPZ @ codes_KZ.T).argmin(2)
 
     def statistics_loss(self, h_NPZ: Tensor, index_NP: Tensor) -> Tensor:
-        """What has the gradient by which ``settle`` moves the statistics; summed over the images, its value means nothing."""
+        """What makes the statistics follow the vectors that chose each code, summed over the images."""
         rows, codes = h_NPZ.detach().flatten(0, 1), len(self.counts_K)
         chosen_RK = F.one_hot(index_NP.flatten(), codes).to(rows.dtype)  # a product adds in one order, whatever the device
         seen = (chosen_RK.sum(0), chosen_RK.T @ rows, chosen_RK.T @ rows.square().sum(1))
-        pairs = zip(self.statistics, seen, strict=True)
-        return sum(len(h_NPZ) * 0.5 * own.square().sum() - (own * now).sum() for own, now in pairs)
+        return sum(following_loss(own, now, len(h_NPZ)) for own, now in zip(self.statistics, seen, strict=True))
 
     @torch.no_grad()
-    def settle(self, step: int) -> None:
-        """Take in the batch of optimizer step ``step``, whose gradients are there; now and then restart the dead codes."""
-        pace = max(1 - DECAY, 9 / (10 + step))  # a mean of all batches at first
-        for own in self.statistics:
-            own -= pace * own.grad
-        if step % RESTART_STEPS == 0:
-            self._restart(step)
-
-    def _restart(self, step: int) -> None:
-        """Each dead code takes half of the vectors of one whose vectors lie far from it (Linde, Buzo, Gray 1980: splitting).
+    def revive(self, step: int) -> None:
+        """Now and then each dead code takes half of the vectors of one whose vectors lie far from it (Linde, Buzo, Gray 1980).
 
         A function of the statistics and the step alone, so that all processes do the same.
         """
+        if step % RESTART_STEPS:
+            return
         counts_K, sums_KZ, squares_K = self.statistics
         spread_K = (squares_K - sums_KZ.square().sum(1) / counts_K.clamp_min(SMALLEST)).clamp_min(0)  # squared distances, summed
         dead_K = counts_K < DEAD_SHARE * counts_K.mean()

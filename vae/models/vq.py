@@ -94,10 +94,11 @@ class VectorQuantisedVAE(VAE):
 
     @property
     def statistics(self) -> tuple[nn.Parameter, ...]:
-        return self.book.statistics
+        return *self.book.statistics, *super().statistics
 
     def settle(self, step: int) -> None:
-        self.book.settle(step)
+        super().settle(step)
+        self.book.revive(step)
 
     def observe(self, x_NCHW: Tensor) -> tuple[Tensor, ...]:
         """The encoder's vectors, float32 (N, P, Z), each of length sqrt(Z)."""

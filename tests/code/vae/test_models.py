@@ -17,6 +17,7 @@ from vae.metrics.bounds import importance_weighted_nll
 from vae.models import MODELS, build, problem
 from vae.models.base import VAE, Output
 from vae.noise import step_noise
+from vae.optim import learned
 from vae.trainer import fit
 from vae.validation import bound
 
@@ -27,6 +28,7 @@ SHAPES = [
     ((32, 32, 3), (4, 6, 20), "gaussian"),
     ((8, 16, 3), (8,), "gaussian"),
     ((24, 12, 4), (8, 16), "logistic"),
+    ((8, 8, 3), (4, 8), "gaussian_optimal"),
 ]
 
 
@@ -35,8 +37,7 @@ NORMAL = [name for name, model in MODELS.items() if model.normal_posterior]
 
 def whole_loss(terms: Output) -> torch.Tensor:
     """What the objective elbo makes of the terms at beta 1, summed over the images."""
-    penalty = terms.posterior.penalty
-    return terms.distortion_N.sum() + terms.rate_ND.sum() + (0.0 if penalty is None else penalty)
+    return terms.distortion_N.sum() + terms.rate_ND.sum() + (0.0 if terms.penalty is None else terms.penalty)
 
 
 def make(image_shape: tuple[int, int, int], widths: tuple[int, ...], likelihood: str, name: str = "conv") -> ModelConfig:
@@ -54,7 +55,7 @@ def shaken(config: ModelConfig) -> VAE:
     """A model none of whose weights are zero, as after some training: a branch that starts silent would hide much."""
     torch.manual_seed(0)
     model = build(config)
-    for p in model.parameters():
+    for p in learned(model):
         p.data += 0.05 * torch.randn(p.shape)
     return model
 
@@ -211,7 +212,9 @@ def test_build_unknown_model_suggests_the_nearest(model_config: ModelConfig) -> 
 def test_build_unknown_likelihood_suggests_the_nearest(model_config: ModelConfig) -> None:
     with pytest.raises(ValueError, match="unknown likelihood 'gausian': did you mean 'gaussian'"):
         build(replace(model_config, likelihood="gausian"))
-    with pytest.raises(ValueError, match="known are logistic, gaussian, gaussian_fixed, logistic_mixture, bernoulli"):
+    with pytest.raises(
+        ValueError, match="known are logistic, gaussian, gaussian_optimal, gaussian_fixed, logistic_mixture, bernoulli"
+    ):
         build(replace(model_config, likelihood="zzz"))
 
 

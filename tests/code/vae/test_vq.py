@@ -19,9 +19,11 @@ from vae.data import ImageShards
 from vae.metrics.bounds import importance_weighted_nll
 from vae.models import build, problem
 from vae.models.causal import CausalPrior
-from vae.models.codebook import DECAY, Codebook
+from vae.models.codebook import Codebook
 from vae.models.vq import LEAST, VectorQuantisedVAE, cells, middle_out
+from vae.optim import learned
 from vae.samplers.normal import Normal
+from vae.statistics import DECAY, follow
 from vae.trainer import fit
 
 
@@ -32,10 +34,8 @@ def config(**changes) -> ModelConfig:
 def shaken(of: ModelConfig, size: float = 0.3) -> VectorQuantisedVAE:
     torch.manual_seed(0)
     model = build(of)
-    followed = {id(p) for p in model.statistics}
-    for p in model.parameters():
-        if id(p) not in followed:
-            p.data += size * torch.randn(p.shape)
+    for p in learned(model):
+        p.data += size * torch.randn(p.shape)
     return model.eval()
 
 
@@ -146,10 +146,10 @@ def test_prior_of_a_place_knows_the_codes_before_it_alone_and_one_by_one_gives_t
 
 
 def taught(book: Codebook, batches: list[Tensor]) -> None:
-    for step, h_NPZ in enumerate(batches, start=10_001):  # long after the start, and never when dead codes are looked for
+    for step, h_NPZ in enumerate(batches, start=10_001):  # long after the start
         book.zero_grad()
         (book.statistics_loss(h_NPZ, book.nearest(h_NPZ)) / len(h_NPZ)).backward()
-        book.settle(4 * step + 1)
+        follow(book.statistics, step)
 
 
 def test_book_is_the_moving_mean_of_what_chose_each_code() -> None:
@@ -177,7 +177,8 @@ def test_dead_codes_come_back_where_vectors_are_badly_told() -> None:
         h_NPZ = centres[torch.randint(0, 10, (16, 20))] + 0.05 * torch.randn(16, 20, 3)
         book.zero_grad()
         (book.statistics_loss(h_NPZ, book.nearest(h_NPZ)) / 16).backward()
-        book.settle(step)
+        follow(book.statistics, step)
+        book.revive(step)
     distances = torch.cdist(centres, book.codes_KZ())
     assert distances.min(1).values.max() < 0.5, distances.min(1).values
     h_NPZ = centres.repeat(2, 1)[None]
