@@ -12,6 +12,7 @@ from benchmarks.case import FIT, unpacked
 from benchmarks.rows import ROOT
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter
+from vae.distributed import default_device
 from vae.gradients import Gradients
 from vae.loader import Loader
 from vae.trainer import Fitted, Run, fit
@@ -57,7 +58,7 @@ def recipe(seconds: float, images_per_second: float, **changes: object) -> FitCo
 
 def images_per_second(model: ModelConfig, config: FitConfig, train: ImageShards) -> float:
     """Of training steps, after the first ones."""
-    run = Run(model, config, torch.device("cpu"), None)
+    run = Run(model, config, default_device(), None)
     gradients, loader, times = Gradients(run.model, config), Loader(train, config, run.device, None), []
     for step in range(WARM_STEPS + TIMED_STEPS):
         started = time.perf_counter()

@@ -1,9 +1,10 @@
-"""How good the models get: ``python -m benchmarks.quality [rows] [--minutes M]`` writes docs/results/quality.json.
+"""How good the models get: ``python -m benchmarks.quality [rows] [--minutes M]`` writes docs/results/quality.json (0: as a row says).
 
 mnist-nll: a hierarchy with Bernoulli pixels, the importance-weighted bound of test images, dynamically binarised.
 mnist-samples, cifar10-samples: a VAE whose latents get a density afterwards, against pythae's VAE in the same time on the same
 machine; S = (FCD - floor) / (FCD of pythae's VAE sampled from N(0, I) - floor), 10,000 samples as uint8 against the training
 split, seen through two extractors of different architecture and seed; the floor is what the test images score.
+...-gpu: the same on an accelerator, twenty minutes with larger networks; not among the rows of a call that names none.
 sprites-factors: the embedded set with the parameters of this repository, whatever the minutes, five seeds: disentanglement.
 The CIFAR images are a JPEG copy (quality 75): bits per dimension and Inception FID of papers do not apply to it.
 """
@@ -15,7 +16,8 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from pipeline.paths import INDEX, Paths
 from vae.artefact import Generator
 from vae.config import ModelConfig, PriorConfig
 from vae.data import ImageShards
+from vae.distributed import default_device
 from vae.extractor import Extractor, ExtractorConfig, train_extractor
 from vae.files import read_json
 from vae.images import to_model_range
@@ -44,36 +47,47 @@ from vae.samplers import fit_prior
 from vae.trainer import fit
 from vae.validation import observed
 
-MINUTES, THREADS, SEED = 30.0, 2, 0
+THREADS, SEED = 2, 0
 NLL_IMAGES, NLL_SAMPLES = 1000, 1000
 SAMPLES = 10_000
 EXTRACTOR_IMAGES = 120_000
 LATENT_DIM = {"mnist": 16, "cifar10": 64}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How long a training lasts unless the command line says so, and what is made for such a machine."""
+
+    minutes: float
+    network: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+
+
+TWO_CORES = Scale(30, {"widths": (32, 64), "hidden_units": 256, "blocks": 1, "stochastic_layers": 6}, {})
+GPU = Scale(
+    20,
+    {"widths": (64, 128), "hidden_units": 512, "blocks": 2, "stochastic_layers": 12},
+    {"global_batch_size": 256, "precision": "bfloat16", "warmup_images": 100_000},
+)
 SPRITES_CHOICE, SPRITES_SEEDS = (0.4235, 9), range(5)  # beta and latent dimensions
 PICTURES = ROOT / "docs" / "results"
 
 
-def _model(name: str, shape: tuple[int, int, int], latent_dim: int, **changes: Any) -> ModelConfig:
-    values = {
-        "widths": (32, 64),
-        "hidden_units": 256,
-        "blocks": 1,
-        "stochastic_layers": 6,
-        "codes": 256,
-        "likelihood": "logistic",
-        "sigma": 0.1,
-    }
-    return ModelConfig(name=name, image_shape=shape, latent_dim=latent_dim, **(values | changes))
+def _model(name: str, likelihood: str, shape: tuple[int, int, int], latent_dim: int, scale: Scale) -> ModelConfig:
+    return ModelConfig(
+        name=name, likelihood=likelihood, image_shape=shape, latent_dim=latent_dim, sigma=0.1, codes=256, **scale.network
+    )
 
 
-def mnist_nll(_work: Path, minutes: float) -> dict[str, Any]:
+def mnist_nll(scale: Scale, _work: Path, minutes: float) -> dict[str, Any]:
     """The bound of 1,000 test images with 1,000 samples of the posterior each."""
     torch.set_num_threads(THREADS)
     splits = data("mnist")
-    model = _model("ladder", (28, 28, 1), 4, likelihood="bernoulli")
+    model = _model("ladder", "bernoulli", (28, 28, 1), 4, scale)
     # A small weight of the rate at first: more layers learn to say something.
-    fitted, facts = train_for(minutes, model, splits, beta_start=0.1, beta_anneal_share=0.3)
-    x_NCHW = to_model_range(torch.from_numpy(splits["test"].spread(NLL_IMAGES)))
+    recipe = {"beta_start": 0.1, "beta_anneal_share": 0.3, **scale.recipe}
+    fitted, facts = train_for(minutes or scale.minutes, model, splits, **recipe)
+    x_NCHW = to_model_range(torch.from_numpy(splits["test"].spread(NLL_IMAGES)).to(default_device()))
     nll_N = importance_weighted_nll(fitted.model, observed(fitted.model, x_NCHW, SEED, 0), NLL_SAMPLES, SEED)
     return facts | {
         "model": model.name,
@@ -112,16 +126,16 @@ def _scores(images_NHWC: np.ndarray, network: Extractor, real_ND: torch.Tensor, 
     }
 
 
-def samples(name: str, work: Path, minutes: float) -> dict[str, Any]:
+def samples(name: str, scale: Scale, work: Path, minutes: float) -> dict[str, Any]:
     """Ours and pythae's samples, their scores, and the mean squared error of reconstructed test images in units of [0, 1]."""
     torch.set_num_threads(THREADS)
     splits, latent_dim = data(name), LATENT_DIM[name]
     train, test = splits["train"], splits["test"]
-    test_NHWC = test.slice(0, len(test))
+    test_NHWC, minutes = test.slice(0, len(test)), minutes or scale.minutes
     command = [OTHERS, "-m", "benchmarks.peers", name, str(minutes), str(latent_dim), work]
     subprocess.run([str(part) for part in command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    model = _model("conv", train.image_shape, latent_dim, likelihood="gaussian")
-    fitted, facts = train_for(minutes, model, splits)
+    model = _model("conv", "gaussian", train.image_shape, latent_dim, scale)
+    fitted, facts = train_for(minutes, model, splits, **scale.recipe)
     prior = fit_prior(
         fitted.model,
         train.spread(20_000),
@@ -181,11 +195,16 @@ def sprites(work: Path, minutes: float) -> dict[str, Any]:
 
 
 ROWS: dict[str, Row] = {
-    "mnist-nll": mnist_nll,
-    "mnist-samples": partial(samples, "mnist"),
-    "cifar10-samples": partial(samples, "cifar10"),
+    "mnist-nll": partial(mnist_nll, TWO_CORES),
+    "mnist-samples": partial(samples, "mnist", TWO_CORES),
+    "cifar10-samples": partial(samples, "cifar10", TWO_CORES),
     "sprites-factors": sprites,
+}
+GPU_ROWS: dict[str, Row] = {
+    "mnist-nll-gpu": partial(mnist_nll, GPU),
+    "mnist-samples-gpu": partial(samples, "mnist", GPU),
+    "cifar10-samples-gpu": partial(samples, "cifar10", GPU),
 }
 
 if __name__ == "__main__":
-    measure("quality", ROWS, __doc__, minutes=MINUTES)
+    measure("quality", ROWS, __doc__, extra=GPU_ROWS, minutes=0.0)

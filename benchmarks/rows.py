@@ -24,13 +24,16 @@ def result(benchmark: str) -> Path:
     return RESULTS / f"{benchmark}.json"
 
 
-def measure(benchmark: str, rows: Mapping[str, Row], description: str, **options: float) -> None:
-    """Measure the rows that the command line names, or all; each replaces its own part of the result.
+def measure(
+    benchmark: str, rows: Mapping[str, Row], description: str, extra: Mapping[str, Row] | None = None, **options: float
+) -> None:
+    """Measure the rows that the command line names, of ``extra`` too, or all of ``rows``; each replaces its own part of the result.
 
     Every row gets an empty folder, and by name each of ``options``, which the command line can set.
     """
+    known = {**rows, **(extra or {})}
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", choices=[[], *rows], default=[])
+    parser.add_argument("rows", nargs="*", choices=[[], *known], default=[])
     for option, default in options.items():
         parser.add_argument(f"--{option}", type=float, default=default, help="default: %(default)g")
     chosen = vars(parser.parse_args())
@@ -40,7 +43,7 @@ def measure(benchmark: str, rows: Mapping[str, Row], description: str, **options
     work.mkdir(exist_ok=True)
     for row in named or rows:
         with tempfile.TemporaryDirectory(prefix=f"{benchmark}-", dir=work) as name:
-            measured = rows[row](Path(name), **chosen)
+            measured = known[row](Path(name), **chosen)
         results = json.loads(path.read_text()) if path.exists() else {}
         write_text(path, canonical_json(results | {row: measured | {"machine": machine()}}))
         print(row, json.dumps(measured, indent=1), flush=True)
