@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import tables
 from benchmarks.rows import ROOT, measure
 from pipeline import params
 from vae.objective import log_normal
@@ -77,3 +78,4 @@ ROWS = {density.__name__: partial(fitted, density) for density in (normal, bent,
 if __name__ == "__main__":
     torch.set_num_threads(1)
     measure("priors", ROWS, __doc__)
+    tables.write()

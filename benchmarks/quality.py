@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks import tables
 from benchmarks.budget import data, labels, train_for
 from benchmarks.contenders import OTHERS
 from benchmarks.rows import ROOT, Row, measure
@@ -208,3 +209,4 @@ GPU_ROWS: dict[str, Row] = {
 
 if __name__ == "__main__":
     measure("quality", ROWS, __doc__, extra=GPU_ROWS, minutes=0.0)
+    tables.write()

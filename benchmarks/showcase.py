@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 
+from benchmarks import tables
 from benchmarks.machine import machine
 from pipeline import params
 from pipeline.paths import METRICS, Paths
@@ -16,36 +16,6 @@ from pipeline.stage import SECONDS_FILE
 from vae.files import canonical_json, read_json, read_manifest, write_text
 
 PICTURES = ("samples", "reconstructions", "interpolations", "traversals")
-COLUMNS = (
-    "images",
-    "minutes",
-    "elbo_nats",
-    "nll_nats",
-    "bits_per_dim",
-    "fcd",
-    "fcd_real_floor",
-    "coverage",
-    "psnr_db",
-    "active_units",
-    "mig",
-    "factor_vae_score",
-)
-BEGIN, END = "<!-- results: benchmarks/showcase.py writes this -->", "<!-- end of results -->"
-
-
-def _row(result: dict) -> str:
-    cells = []
-    for column in COLUMNS:
-        value = result["metrics"].get(column, result.get(column))
-        cells.append("" if value is None else f"{value:.4g}" if isinstance(value, float) else f"{value:,}")
-    return f"| {result['title']} | " + " | ".join(cells) + " |"
-
-
-def _table(results: list[dict]) -> str:
-    head = "| data | " + " | ".join(name.replace("_", " ") for name in COLUMNS) + " |"
-    rows = [head, "|" + "---|" * (len(COLUMNS) + 1), *(_row(result) for result in results)]
-    machines = ", ".join(sorted({result["machine"] for result in results}))
-    return "\n".join([BEGIN, *rows, "", f"Measured on: {machines}.", END])
 
 
 def main() -> None:
@@ -70,12 +40,7 @@ def main() -> None:
     write_text(folder / f"{name}.json", canonical_json(result))
     for picture in PICTURES:
         shutil.copyfile(paths.evaluate_report / f"{picture}.png", folder / f"{name}-{picture}.png")
-    every = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    results = [result for result in every if "title" in result]  # other benchmarks keep theirs here too
-    readme = paths.root / "README.md"
-    text = readme.read_text()
-    before, rest = text.split(BEGIN)
-    write_text(readme, before + _table(results) + rest.split(END)[1])
+    tables.write()
 
 
 if __name__ == "__main__":

@@ -161,3 +161,14 @@ def test_packages_that_are_installed_are_those_that_there_are() -> None:
         ".".join(path.parent.relative_to(ROOT).parts) for top in ("vae", "pipeline") for path in (ROOT / top).rglob("__init__.py")
     ]
     assert sorted(listed) == sorted(found)
+
+
+def test_tables_of_the_documents_are_those_of_the_measured_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    tables = importlib.import_module("benchmarks.tables")
+    for path, of_path in tables.TABLES.items():
+        text = (ROOT / path).read_text(encoding="utf-8")
+        for name, table in of_path.items():
+            assert tables.rewritten(text, name, table()) == text, f"{path}: python -m benchmarks.tables"
+    with pytest.raises(ValueError, match="0 tables 'other'"):
+        tables.rewritten("nothing", "other", "")

@@ -106,7 +106,10 @@ class VectorQuantisedVAE(VAE):
         return (torch.nn.functional.layer_norm(h_NPZ, (CODE_SIZE,)),)
 
     def infer(self, observed: tuple[Tensor, ...], noise_ND: Tensor) -> Posterior:
-        """The nearest codes and a draw within their cells; the penalty is commitment, and what moves the book."""
+        """The nearest codes and a draw within their cells; the penalty is commitment, and what moves the book.
+
+        With gradients the numbers of the codes are NaN: training asks for none of them, and to sort all cells takes long.
+        """
         (h_NPZ,) = observed
         with torch.autocast(h_NPZ.device.type, enabled=False):
             index_NP = self.book.nearest(h_NPZ)
@@ -114,19 +117,16 @@ class VectorQuantisedVAE(VAE):
             if torch.is_grad_enabled():
                 penalty = COMMITMENT * (h_NPZ - codes_NPZ).square().sum() + self.book.statistics_loss(h_NPZ, index_NP)
         logits_NPK = self.prior(index_NP)
-        with torch.no_grad():
-            code, mass, upper = cells(logits_NPK)
-            cell = (code == index_NP[..., None]).int().argmax(-1, keepdim=True)
-            mass_NP, upper_NP = mass.gather(2, cell)[..., 0], upper.gather(2, cell)[..., 0]
-            z_ND = _normal(upper_NP - mass_NP * (1 - torch.special.ndtr(noise_ND.double())))
-            mean_ND = _normal(upper_NP - mass_NP / 2)
-            # Of a uniform distribution as wide as the cell, where the density is that of its middle.
-            logvar_ND = (2 * mass_NP.log() - math.log(12) + math.log(2 * math.pi) + mean_ND.double().square()).float()
-        chosen_NP = torch.log_softmax(logits_NPK.double(), -1).gather(2, index_NP[..., None])[..., 0]
-        rate_ND = -torch.logaddexp(chosen_NP + math.log1p(-LEAST), torch.full_like(chosen_NP, math.log(LEAST / len(mass[0, 0]))))
+        log_NPK = torch.log_softmax(logits_NPK, -1)
+        chosen_NP = log_NPK.gather(2, index_NP[..., None])[..., 0] + math.log1p(-LEAST)
+        rate_ND = -torch.logaddexp(chosen_NP, torch.full_like(chosen_NP, math.log(LEAST / log_NPK.shape[2])))
+        if torch.is_grad_enabled():
+            mean_ND = logvar_ND = z_ND = torch.full_like(noise_ND, math.nan)
+        else:
+            mean_ND, logvar_ND, z_ND = _numbers(logits_NPK, index_NP, noise_ND)
         # As a value the code, to the bit; as a gradient the encoder's.
         entered_NPZ = codes_NPZ + (h_NPZ - h_NPZ.detach())
-        return _Certain(mean_ND, logvar_ND, z_ND, self._decoded(entered_NPZ), penalty, rate_ND.float())
+        return _Certain(mean_ND, logvar_ND, z_ND, self._decoded(entered_NPZ), penalty, rate_ND)
 
     def _decoded(self, codes_NPZ: Tensor) -> Tensor:
         grid_NHWC = codes_NPZ.flatten(1).unflatten(1, (*self.bottom, -1))
@@ -144,6 +144,18 @@ class VectorQuantisedVAE(VAE):
             if not p:
                 cache[:] = [(key.expand(len(z_ND), -1, -1, -1), value.expand(len(z_ND), -1, -1, -1)) for key, value in cache]
         return self._decoded(self.book.codes_KZ()[torch.stack(found, 1)])
+
+
+def _numbers(logits_NPK: Tensor, index_NP: Tensor, noise_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Median, log-variance and a sample (made of ``noise_ND``) of N(0, 1) within the cells of codes, each float32 (N, P)."""
+    code, mass, upper = cells(logits_NPK)
+    cell = (code == index_NP[..., None]).int().argmax(-1, keepdim=True)
+    mass_NP, upper_NP = mass.gather(2, cell)[..., 0], upper.gather(2, cell)[..., 0]
+    z_ND = _normal(upper_NP - mass_NP * (1 - torch.special.ndtr(noise_ND.double())))
+    middle_ND = _normal(upper_NP - mass_NP / 2)
+    # Of a uniform distribution as wide as the cell, where the density is that of its middle.
+    logvar_ND = 2 * mass_NP.log() - math.log(12) + math.log(2 * math.pi) + middle_ND.double().square()
+    return middle_ND, logvar_ND.float(), z_ND
 
 
 def _normal(quantile: Tensor) -> Tensor:

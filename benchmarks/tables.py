@@ -1,0 +1,126 @@
+"""The tables of README.md and docs/, from the files of docs/results: ``python -m benchmarks.tables``, and after each measurement.
+
+A table stands between two comments that name it; what is between them is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.rows import RESULTS, ROOT
+from vae.files import write_text
+
+COLUMNS = (
+    "images", "minutes", "elbo_nats", "nll_nats", "bits_per_dim", "fcd", "fcd_real_floor", "coverage", "psnr_db", "active_units",
+    "mig", "factor_vae_score",
+)  # fmt: skip
+LATENTS = {
+    "normal": "N(0, I)",
+    "bent": "bent: two dimensions follow curves",
+    "clusters": "clusters: 24 normals",
+}
+SETS = {"mnist": "MNIST", "cifar10": "CIFAR-10, JPEG copy"}
+WHO = ("ours", "pythae normal", "pythae mixture", "real test images")
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _lines(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ("---",) * len(head), *rows))
+
+
+def results() -> str:
+    """A line for each data set that ``make run`` was run on (benchmarks/showcase.py)."""
+    every = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
+    runs = [result for result in every if "title" in result]  # other benchmarks keep theirs here too
+
+    def cell(result: dict[str, Any], column: str) -> str:
+        value = result["metrics"].get(column, result.get(column))
+        return "" if value is None else f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
+
+    rows = [(result["title"], *(cell(result, column) for column in COLUMNS)) for result in runs]
+    machines = ", ".join(sorted({result["machine"] for result in runs}))
+    return f"{_lines(('data', *(name.replace('_', ' ') for name in COLUMNS)), rows)}\n\nMeasured on: {machines}."
+
+
+def _of_samples(found: dict[str, Any], minutes: float) -> list[tuple[str, ...]]:
+    """S and coverage through both extractors, and the error of reconstructions, of everyone."""
+    rows = []
+    for name, key in (("S", "S"), ("coverage, share of that of real images", "coverage_of_real")):
+        for extractor, scores in found["extractors"].items():
+            told = [f"{scores[who][key]:.3f}" if key in scores[who] else "" for who in WHO]
+            rows.append((f"{name}, extractor {extractor}", *told))
+    errors = found["test_mse"]
+    ours, peer = (f"{errors[who]:.5f}" for who in ("ours", "pythae"))
+    rows.append((f"test MSE, {found['latent_dim']} latents", ours, peer, peer, "0"))
+    return rows
+
+
+def quality() -> str:
+    """Every row of benchmarks/quality.py that was measured."""
+    found, rows = _read("quality"), []
+    for name, values in found.items():
+        data, _, kind = name.partition("-")
+        place = " (accelerator)" if kind.endswith("gpu") else ""
+        if kind.startswith("nll"):
+            error = f"{values['nll_nats']:.2f} ± {values['standard_error_nats']:.2f}"
+            rows.append(
+                (f"{SETS[data]}{place}, {values['minutes']:.0f} min", "NLL, nats, dynamically binarised", error, "", "", "")
+            )
+        elif kind.startswith("samples"):
+            minutes = values["ours"]["minutes"]
+            parts = _of_samples(values, minutes)
+            rows += [(f"{SETS[data]}{place}, {minutes:.0f} min" if not i else "", *part) for i, part in enumerate(parts)]
+        else:
+            median = values["median"]
+            told = f"{median['mig']:.3f} / {median['factor_vae_score']:.3f}"
+            title = f"{data}, {median['minutes']:.1f} min, median of {len(values['seeds'])} seeds"
+            rows.append((title, "MIG / FactorVAE score", told, "", "", ""))
+    machines = ", ".join(sorted({values["machine"] for values in found.values()}))
+    head = ("data, budget", "measure", "ours", "pythae, N(0, I)", "pythae, its mixture", "real test images")
+    return f"{_lines(head, rows)}\n\nMeasured on: {machines}."
+
+
+def priors() -> str:
+    """Every latent prior on every density of benchmarks/priors.py."""
+    found, rows = _read("priors"), []
+    for key, title in LATENTS.items():
+        of_density = {name: value for name, value in found[key].items() if isinstance(value, dict) and "2000" in value}
+        for i, (name, by_count) in enumerate(of_density.items()):
+            numbers = [f"{by_count[n][what]:g}" for what in ("seconds", "nats_lost") for n in ("10000", "2000")]
+            rows.append((title if not i else "", name, *numbers))
+    return _lines(("latents", "prior", "seconds, N = 10,000", "N = 2,000", "nats lost, N = 10,000", "N = 2,000"), rows)
+
+
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"results": results, "quality": quality},
+    "docs/samplers.md": {"priors": priors},
+}
+
+
+def rewritten(text: str, name: str, table: str) -> str:
+    """``text`` with another table between the comments that name it; ValueError where they are not there once."""
+    begin, end = f"<!-- table {name}: benchmarks/tables.py writes it -->", f"<!-- end of table {name} -->"
+    new, count = re.subn(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL)
+    if count != 1:
+        raise ValueError(f"{count} tables {name!r} instead of one: put {begin} and {end} around it")
+    return new
+
+
+def write() -> None:
+    """Bring all tables up to date."""
+    for path, tables in TABLES.items():
+        text = (ROOT / path).read_text(encoding="utf-8")
+        for name, table in tables.items():
+            text = rewritten(text, name, table())
+        write_text(ROOT / path, text)
+
+
+if __name__ == "__main__":
+    write()
