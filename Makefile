@@ -30,8 +30,8 @@ test: $(READY) ## the tests that take minutes
 test-all: $(READY) ## all tests
 	@python -m pytest -q
 
-lint: $(READY) ## format, style, direction of imports
-	@ruff format --check . && ruff check . && lint-imports
+lint: $(READY) ## format, style, types, direction of imports
+	@ruff format --check . && ruff check . && lint-imports && mypy
 
 fmt: $(READY) ## format and mend what can be mended
 	@ruff format . && ruff check --fix .

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
@@ -74,7 +75,7 @@ def _colour_managed(picture: Image.Image) -> Image.Image:
     if transform is None:
         return picture
     try:
-        return ImageCms.applyTransform(picture, transform)
+        return cast(Image.Image, ImageCms.applyTransform(picture, transform))
     except (ImageCms.PyCMSError, ValueError):
         return picture
 
@@ -103,7 +104,7 @@ def _converted(picture: Image.Image, rules: Rules) -> Image.Image:
             behind = Image.new("RGBA", picture.size, (*rules.background, 255))
             picture = Image.alpha_composite(behind, picture).convert("RGB")
     if picture.mode == "LAB":
-        picture = ImageCms.applyTransform(picture, _from_lab())
+        picture = cast(Image.Image, ImageCms.applyTransform(picture, _from_lab()))
     wanted = "RGB" if rules.mode == "HSV" else rules.mode
     return picture if picture.mode == wanted else picture.convert(wanted)
 
@@ -114,7 +115,8 @@ def _fitted(picture: Image.Image, rules: Rules) -> Image.Image:
     if picture.size == wanted:
         return picture
     if rules.fit == "pad":
-        behind = {"L": round(float(np.dot(rules.background, (0.299, 0.587, 0.114)))), "RGBA": (0, 0, 0, 0)}
+        grey = round(float(np.dot(rules.background, (0.299, 0.587, 0.114))))
+        behind: dict[str, int | tuple[int, ...]] = {"L": grey, "RGBA": (0, 0, 0, 0)}
         return ImageOps.pad(
             picture, wanted, Image.Resampling[rules.filter.upper()], color=behind.get(picture.mode, rules.background)
         )

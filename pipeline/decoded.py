@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ def _tasks(raw: pa.Table, numbers: np.ndarray, files: int, directory: Path) -> I
             yield Task(directory / ARCHIVE_NAME.format(archive), block.tolist(), names)
 
 
-def _blocks(raw: pa.Table, numbers: np.ndarray, rules: Rules, filters: Filters, paths: Paths) -> Iterator[Block]:
+def _blocks(raw: pa.Table, numbers: np.ndarray, rules: Rules, filters: Filters, paths: Paths) -> Generator[Block]:
     """The answers for all ``numbers`` in order, decoded here or on the Ray cluster."""
     tasks = _tasks(raw, numbers, block_files(rules), paths.raw)
     seconds = len(numbers) / FILES_PER_SECOND + raw["bytes"].to_numpy()[numbers].sum() / BYTES_PER_SECOND

@@ -70,7 +70,7 @@ def _factor_scores(mean_ND: np.ndarray, factors: pd.DataFrame, seed: int) -> tup
     """Scores of the latents against known ``factors``, and their information: rows factors, columns latents. None: too few images."""
     known_NF = factors.to_numpy(np.float64)
     try:
-        scores = factor_scores(mean_ND, known_NF, seed)
+        scores: dict[str, float | None] = {**factor_scores(mean_ND, known_NF, seed)}
     except TooFewSamplesError as error:
         log.warning("no scores of known factors: %s", error)
         return dict.fromkeys(FACTOR_SCORES), None
@@ -84,7 +84,7 @@ def _latent_scores(
     """Scores of the posterior means, and where the images come with known factors what each latent of a vector tells of each."""
     images = test.slice(0, len(test))
     mean_ND, _ = generator.encode(images)
-    scores = {
+    scores: dict[str, float | None] = {
         "psnr_db": psnr_db(torch.from_numpy(images), torch.from_numpy(generator.decode(mean_ND))),
         "active_units": active_units(mean_ND),
         "latent_dim": generator.config.latent_dim,

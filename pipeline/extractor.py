@@ -8,6 +8,7 @@ because tune and evaluate must look through the same network, and because a chal
 from __future__ import annotations
 
 import logging
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -43,6 +44,10 @@ def extractor(values: SimpleNamespace, paths: Paths) -> None:
     labels, section = _labels(paths), values.extractor
     images, found = ImageShards(paths.processed / "train"), {}
     shown = Progress(2 * section.total_images, "images", "training")
+
+    def told(before: int, seen: int, right: float) -> None:
+        shown.to(before + seen, f"accuracy {right:.3f}")
+
     opinions = (("first", "residual", section.width), ("second", "plain", section.second_width))
     for number, (opinion, architecture, width) in enumerate(opinions):
         config = ExtractorConfig(
@@ -53,7 +58,6 @@ def extractor(values: SimpleNamespace, paths: Paths) -> None:
             task="turns" if labels is None else "labels",
             architecture=architecture,
         )
-        before = number * section.total_images
         found[opinion] = train_extractor(
             config,
             images,
@@ -62,7 +66,7 @@ def extractor(values: SimpleNamespace, paths: Paths) -> None:
             batch_size=section.batch_size,
             peak_learning_rate=section.learning_rate,
             seed=values.base.seed + number,
-            on_progress=lambda seen, right, before=before: shown.to(before + seen, f"accuracy {right:.3f}"),
+            on_progress=partial(told, number * section.total_images),
         )
     shown.close()
     with replaced_directory(paths.extractor) as directory:

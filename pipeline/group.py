@@ -110,8 +110,9 @@ def run_group(
     resources = {"CPU": float(profile.cpus_per_worker)} | (
         {"GPU": float(profile.gpus_per_worker)} if profile.gpus_per_worker else {}
     )
+    # Ray's types are those of Train V1 until that is gone.
     trainer = TorchTrainer(
-        _worker,
+        _worker,  # type: ignore[arg-type]
         train_loop_config={"job": job.to_dict()},
         torch_config=TorchConfig(backend="nccl" if profile.gpus_per_worker else "gloo", timeout_s=HUNG_SECONDS),
         scaling_config=ray.train.ScalingConfig(
@@ -120,7 +121,7 @@ def run_group(
         run_config=ray.train.RunConfig(
             name="group",
             storage_path=str(storage),
-            failure_config=ray.train.FailureConfig(max_failures=max_failures, controller_failure_limit=0),
+            failure_config=ray.train.FailureConfig(max_failures=max_failures, controller_failure_limit=0),  # type: ignore[call-arg]
         ),
     )
     reader = SpoolReader(job.spool)
@@ -131,7 +132,7 @@ def run_group(
 
     try:
         with _graceful_stop(job.state) as received:
-            outcome = watched(lambda: trainer.fit().return_value, forward)
+            outcome = watched(lambda: trainer.fit().return_value, forward)  # type: ignore[attr-defined]
     except ray.train.TrainingFailedError as error:
         cause = _first_cause(error)
         number = re.search(r"\[Errno (\d+)\]", cause)

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -144,9 +145,10 @@ def decode_on_ray(tasks: Iterable[Task], rules: Rules, filters: Filters) -> Iter
     limit = IN_FLIGHT * max(1, int(ray.cluster_resources().get("CPU", os.cpu_count() or 1)))
     waiting: deque = deque()
 
-    def answers(task: Task, reference: object) -> Iterator[Block]:
+    def answers(task: Task, reference: Any) -> Iterator[Block]:
         try:
-            yield ray.get(reference)
+            block: Block = ray.get(reference)
+            yield block
         except (WorkerCrashedError, OutOfMemoryError, NodeDiedError) as error:
             if len(task.names) == 1:
                 empty = np.empty((0, *rules.shape), np.uint8)

@@ -30,6 +30,7 @@ from vae.extractor import load_extractor
 from vae.files import canonical_json, sha256_file
 from vae.images import to_uint8
 from vae.metrics.frechet import Moments, frechet_distance, moments
+from vae.models.base import VAE
 from vae.samplers import fit_prior
 from vae.trainer import Fitted, fit
 
@@ -135,7 +136,7 @@ class Scorer:
         self._score, self._images = score, train.spread(score["samples"])
 
     @torch.no_grad()
-    def __call__(self, model: torch.nn.Module) -> dict[str, float]:
+    def __call__(self, model: VAE) -> dict[str, float]:
         score, device = self._score, next(model.parameters()).device
         prior = fit_prior(model, self._images, PriorConfig(**score["prior"]), score["seed"])
         z_ND = prior.sample(score["samples"], torch.Generator().manual_seed(score["seed"]))
@@ -153,7 +154,7 @@ def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda 
     train = ImageShards(*map(Path, job.train_directories))
     scorer = Scorer(job.score, train) if writer and job.score else None
 
-    def on_report(metrics: dict[str, float], averaged: torch.nn.Module) -> None:
+    def on_report(metrics: dict[str, float], averaged: VAE) -> None:
         record = metrics
         if writer is not None and metrics["step"] > writer.last_step:
             record = {**metrics, **(scorer(averaged) if scorer else {}), "time_ms": int(time.time() * 1000)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,7 +41,7 @@ def _channels(images: ImageShards) -> dict[str, list[float]]:
 
 def _sizes(index: pa.Table) -> dict[str, int]:
     sides = {name: index[name].to_numpy() for name in ("width", "height")}
-    rules = {"smallest": np.min, "median": np.median, "largest": np.max}
+    rules: dict[str, Callable[[np.ndarray], Any]] = {"smallest": np.min, "median": np.median, "largest": np.max}
     return {f"{rule}_{name}_pixels": int(function(side)) for name, side in sides.items() for rule, function in rules.items()}
 
 

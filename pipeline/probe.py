@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -201,7 +201,7 @@ def base_bytes(job: Job) -> int:
     run = Run(model, config, default_device(), None)
     batches = SimpleNamespace(batch=lambda step, rows: torch.zeros(rows.stop - rows.start, model.image_shape[2], side, side))
     for _ in range(2):
-        run.step(Gradients(run.model, config), batches)
+        run.step(Gradients(run.model, config), cast(Loader, batches))
     return process_bytes("VmRSS")
 
 
@@ -218,7 +218,7 @@ def _group(store: Path, number: int, size: int, backend: str) -> Iterator[None]:
 
 def _main(directory: Path, number: int) -> None:
     die_with_parent()
-    task, result = read_json(directory / "task.json"), {}
+    task, result = read_json(directory / "task.json"), dict[str, Any]()
     torch.set_num_threads(task["train"]["threads"])
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 MOST_IMAGES = 100_000  # of one request
 
 
-class VaePyfunc(mlflow.pyfunc.PythonModel):
+class VaePyfunc(PythonModel):
     """Draws images from a registered VAE."""
 
-    def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
+    def load_context(self, context: PythonModelContext) -> None:
         """Load the artefact after checking its hashes."""
         from vae.artefact import load_artefact
 

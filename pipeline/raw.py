@@ -80,7 +80,7 @@ class RawWriter:
         if isinstance(content, bytes):
             stream: Any = io.BytesIO(content)
         else:  # whole, before the archive knows of it
-            stream = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=self._directory)  # noqa: SIM115 - closed below
+            stream = tempfile.SpooledTemporaryFile(SPOOL_BYTES, dir=str(self._directory))  # noqa: SIM115 - closed below
             try:
                 shutil.copyfileobj(content, stream, BLOCK_BYTES)
             except Unreadable as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -138,9 +138,13 @@ def aggregate_scores(values: SimpleNamespace, generator: Generator, test: ImageS
         log.warning("no %s: the posterior of a hierarchy is no normal distribution", ", ".join(names))
         return dict.fromkeys(names)
     mean_ND, logvar_ND = generator.encode(images)
-    noise_ND = step_noise(values.base.seed, 0, tuple(mean_ND.shape), mean_ND.device)
+    noise_ND = step_noise(values.base.seed, 0, (len(mean_ND), mean_ND.shape[1]), mean_ND.device)
     aggregate = cache(lambda: aggregate_posterior(mean_ND, logvar_ND, noise_ND))
-    found = _each({name: lambda field=field: getattr(aggregate(), field) for name, field in names.items()})
+
+    def score(field: str) -> float:
+        return getattr(aggregate(), field)
+
+    found = _each({name: partial(score, field) for name, field in names.items()})
     # Near the ceiling more is known than so few images can show.
     return found | {"mutual_information_ceiling_nats": math.log(len(images))}
 

@@ -111,7 +111,7 @@ def _search(values: SimpleNamespace, template: Job, profile: Profile, trials_see
     reports = section.reduction_factor ** (section.rungs - 1)
     grouped = section.workers_per_trial > 1
     # A trial that drives a group must not hold a processor that its own workers wait for; Ray wants some resource all the same.
-    alone = {"CPU": profile.cpus_per_worker, "GPU": profile.gpus_per_worker}
+    alone: dict[str, float] = {"CPU": profile.cpus_per_worker, "GPU": profile.gpus_per_worker}
     needs = tune.PlacementGroupFactory([{"memory": DRIVER_BYTES} if grouped else alone])
     at_once = side_by_side(profile, section.workers_per_trial, ray.cluster_resources())
     setup = {"template": template.to_dict(), "workers": section.workers_per_trial, "profile": vars(profile)}

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae.config import ModelConfig
 from vae.files import DamagedError, canonical_json, read_manifest, write_manifest, write_text
 from vae.images import to_model_range, to_uint8
 from vae.models import build
+from vae.models.base import VAE
 from vae.samplers import SAMPLERS, Sampler
 
 WEIGHTS, PRIOR, CONFIG = "model.safetensors", "prior.safetensors", "config.json"
@@ -29,7 +30,7 @@ BATCH = 256
 class Generator:
     """A trained model with its prior and its preprocessing contract, for use: no gradient, one batch at a time."""
 
-    def __init__(self, model: nn.Module, config: ModelConfig, prior: Sampler, contract: dict[str, Any]) -> None:
+    def __init__(self, model: VAE, config: ModelConfig, prior: Sampler, contract: dict[str, Any]) -> None:
         self.model = model.eval().requires_grad_(False)
         self.config, self.prior, self.contract = config, prior, contract
         self.device = next(model.parameters()).device
@@ -76,7 +77,7 @@ class Generator:
         return torch.cat(rates).mean(0)
 
 
-def save_artefact(directory: Path, model: nn.Module, config: ModelConfig, prior: Sampler, contract: dict[str, Any]) -> str:
+def save_artefact(directory: Path, model: VAE, config: ModelConfig, prior: Sampler, contract: dict[str, Any]) -> str:
     """Write all files into ``directory`` (which exists and is empty); returns the manifest's sha256."""
     save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, directory / WEIGHTS)
     save_file({k: v.contiguous() for k, v in prior.tensors.items()}, directory / PRIOR)
@@ -89,9 +90,9 @@ def load_artefact(directory: Path) -> Generator:
     """The model in ``directory``; DamagedError where a file differs from its hash, or was written by another version of this code."""
     read_manifest(directory)
     described = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    fields = described["model"]
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in described["model"].items()}
     try:
-        config = ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        config = ModelConfig(**fields)
         with torch.random.fork_rng(devices=[]):
             model = build(config)
         model.load_state_dict(load_file(directory / WEIGHTS))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,8 @@ def probability(config: AugmentConfig, operation: str) -> float:
 
 def alone(config: AugmentConfig, operation: str | None) -> AugmentConfig:
     """The policy that always applies this operation, in its range, and no other; None: that changes nothing."""
-    return replace(config, **{f"{name}_probability": float(name == operation) for name in OPERATIONS})
+    changes: dict[str, Any] = {f"{name}_probability": float(name == operation) for name in OPERATIONS}
+    return replace(config, **changes)
 
 
 def _strengths(config: AugmentConfig, u: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -43,7 +43,7 @@ class ShardWriter:
                 self._stream = (self.directory / SHARD_NAME.format(self.count // self.shard_images)).open("wb")
                 self._write_header()
             part = np.ascontiguousarray(images_NHWC[start : start + self.shard_images - self._in_shard])
-            self._stream.write(memoryview(part).cast("B"))
+            self._stream.write(part.data.cast("B"))
             self._in_shard += len(part)
             self.count += len(part)
             start += len(part)
@@ -122,7 +122,7 @@ class ImageShards:
         # Neighbours that are asked for one after the other are one read.
         apart = np.flatnonzero((np.diff(shards) != 0) | (np.diff(places) != image_bytes)) + 1
         starts, stops = [0, *apart.tolist()], [*apart.tolist(), len(indices)]
-        rows = memoryview(out.reshape(-1))
+        rows = out.reshape(-1).data
         for start, stop, shard, place in zip(starts, stops, shards[starts].tolist(), places[starts].tolist(), strict=True):
             self._opened(shard).read_into(rows[start * image_bytes : stop * image_bytes], place)
         return out

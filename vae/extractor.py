@@ -76,6 +76,9 @@ ARCHITECTURES = {"residual": _Down, "plain": _PlainDown}
 class Extractor(nn.Module):
     """A classifier whose last hidden layer is the feature vector."""
 
+    mean_F: Tensor
+    std_F: Tensor
+
     def __init__(self, config: ExtractorConfig) -> None:
         super().__init__()
         self.config, width, down = config, config.width, ARCHITECTURES[config.architecture]

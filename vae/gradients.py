@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vae.config import FitConfig
 from vae.distributed import own_rows, world_size
+from vae.models.base import VAE, Output
 
 
 def _cut(start: int, stop: int, pieces: int) -> list[slice]:
@@ -44,11 +46,11 @@ class Gradients:
     For each of ``parts``: within ``part(number)`` call ``forward`` and ``backward``; then ``reduce`` once.
     """
 
-    def __init__(self, model: nn.Module, config: FitConfig) -> None:
+    def __init__(self, model: VAE, config: FitConfig) -> None:
         check_division(config)
         self._count, self._elastic = config.global_batch_size, config.exactness == "elastic"
         self._parameters = [p for p in model.parameters() if p.requires_grad]
-        forward = torch.compile(model) if config.compile else model
+        forward: Any = torch.compile(model) if config.compile else model
         if self._elastic:
             every = _cut(0, self._count, config.virtual_shards)
             self.parts = every[own_rows(len(every))]
@@ -63,17 +65,17 @@ class Gradients:
                 # another order. ``find_unused_parameters`` keeps the first ones. Two summands have one order.
                 fixed = config.exactness == "resume" and world_size() > 2
                 forward = DistributedDataParallel(forward, find_unused_parameters=fixed, gradient_as_bucket_view=True)
-        self.forward = forward
+        self.forward: Callable[..., Output] = forward
 
     @contextmanager
     def part(self, number: int) -> Iterator[slice]:
         """Around forward and backward of a part: yields its rows of the global batch."""
         last = number == len(self.parts) - 1
-        waits = isinstance(self.forward, DistributedDataParallel) and not last
-        with self.forward.no_sync() if waits else nullcontext():
+        shared = self.forward if isinstance(self.forward, DistributedDataParallel) else None
+        with shared.no_sync() if shared is not None and not last else nullcontext():
             yield self.parts[number]
         if self._elastic:
-            torch.cat([p.grad.flatten() for p in self._parameters], out=self._own[number])
+            torch.cat([p.grad.flatten() for p in self._parameters if p.grad is not None], out=self._own[number])
             for p in self._parameters:
                 p.grad = None
 

@@ -8,7 +8,7 @@ through doubles; kornia does what is exact in this sense (hue, gamma, brightness
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import torch
 import torch.nn.functional as F
@@ -110,12 +110,12 @@ def blur(x_NCHW: Tensor, sigma_N: Tensor, radius_pixels: int) -> Tensor:
     reach = torch.arange(-radius_pixels, radius_pixels + 1, device=x_NCHW.device).double()
     kernel = torch.exp(-0.5 * (reach / sigma_N.double().clamp(min=1e-3)[:, None]) ** 2).float()
     weights = [_each(weight_N) for weight_N in kernel.unbind(1)]
-    total = sum(weights)
+    total = reduce(torch.add, weights)
     h, w = x_NCHW.shape[2:]
     r = radius_pixels
     padded = F.pad(x_NCHW, (r, r, r, r), mode="replicate")
-    across = sum(padded[:, :, :, i : i + w] * weight for i, weight in enumerate(weights)) / total
-    return (sum(across[:, :, i : i + h] * weight for i, weight in enumerate(weights)) / total).clamp(0, 1)
+    across = reduce(torch.add, (padded[:, :, :, i : i + w] * weight for i, weight in enumerate(weights))) / total
+    return (reduce(torch.add, (across[:, :, i : i + h] * weight for i, weight in enumerate(weights))) / total).clamp(0, 1)
 
 
 @lru_cache(maxsize=4)
@@ -143,7 +143,7 @@ def cutout(x_NCHW: Tensor, area_N: Tensor, across_N: Tensor, down_N: Tensor) -> 
 
     Its place, from 0 to 1 across and down, is such that it lies wholly inside. Sides are whole pixels, at least one.
     """
-    inside: Tensor | bool = True
+    inside = torch.ones((), dtype=torch.bool, device=x_NCHW.device)
     for dim, place_N in ((2, down_N), (3, across_N)):
         side = x_NCHW.shape[dim]
         length_N = (area_N.double().sqrt() * side).round().clamp(min=1)

@@ -24,4 +24,5 @@ def follow(statistics: Iterable[nn.Parameter], step: int) -> None:
     """Take in the batch of optimizer step ``step``, whose gradients are there; the first ones count alike."""
     pace = max(1 - DECAY, 9 / (10 + step))
     for own in statistics:
-        own -= pace * own.grad
+        assert own.grad is not None, "a loss without what makes the statistics follow"
+        own.sub_(pace * own.grad)

@@ -27,13 +27,14 @@ from vae.gradients import Gradients, check_division
 from vae.loader import Loader
 from vae.losses import Objective
 from vae.models import build
+from vae.models.base import VAE
 from vae.numerics import check_numerics, determinism, numerics
 from vae.objective import annealed_beta
 from vae.optim import Ema, build_optimizer, learned, learning_rate
 from vae.state import Progress, Saver, checkpoint_path, claim, load_averaged, load_checkpoint, newest_step
 from vae.validation import Metrics, bound
 
-OnReport = Callable[[Metrics, nn.Module], None]
+OnReport = Callable[[Metrics, VAE], None]
 log = logging.getLogger(__name__)
 STOP_POLL_STEPS = 8  # steps between two agreements of all ranks on whether to stop
 
@@ -42,7 +43,7 @@ STOP_POLL_STEPS = 8  # steps between two agreements of all ranks on whether to s
 class Fitted:
     """What ``fit`` leaves: the model with averaged (EMA) weights on its device, and the optimizer steps done."""
 
-    model: nn.Module
+    model: VAE
     step: int
 
 
@@ -94,9 +95,9 @@ class Run:
             torch.manual_seed(config.seed)
             model = build(model_config).to(device)
         layout = torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
-        self.model = model.to(memory_format=layout)
+        self.model = model.to(memory_format=layout)  # type: ignore[call-overload]
         self.model.recompute = config.recompute
-        self.averaged = build(model_config).to(device, memory_format=layout).requires_grad_(False).eval()
+        self.averaged: VAE = build(model_config).to(device, memory_format=layout).requires_grad_(False).eval()  # type: ignore[call-overload]
         self.optimizer, self.ema, self.progress = build_optimizer(model, config), Ema(model, config.ema_decay), Progress()
         self.objective, self._learned = Objective(model, config, device), learned(model)
         self.saver = Saver(checkpoints, config.keep_checkpoints) if checkpoints is not None and rank() == 0 else None
@@ -198,8 +199,7 @@ class Run:
             self.optimizer.step()
             self.model.settle(step)
             self.ema.update(step)
-        progress.step += 1
-        progress.report = None
+        progress.step, progress.report = progress.step + 1, None
         return sums.zero_() if bad else sums
 
     def _skip(self, norm: float, sums: list[float]) -> None:
@@ -237,7 +237,7 @@ class Run:
         }
         return progress.judge(held_out["elbo_nats"], config.patience_reports)
 
-    def _final(self) -> nn.Module:
+    def _final(self) -> VAE:
         """The averaged model: the last one, or with early stopping the best."""
         self.averaged.load_state_dict(self.ema.shadow)
         if self.config.patience_reports and self.checkpoints is not None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae.data import ImageShards
 from vae.distributed import all_reduce_sum, rank, world_size
 from vae.images import to_model_range
 from vae.likelihood import binarised
+from vae.models.base import VAE
 from vae.noise import step_noise, step_uniforms
 
 Metrics = dict[str, float]
 BOUND_SEED_OFFSET = 1_000_003  # held-out images draw their noise from another seed than training
 
 
-def observed(model: nn.Module, x_NCHW: Tensor, seed: int, number: int) -> Tensor:
+def observed(model: VAE, x_NCHW: Tensor, seed: int, number: int) -> Tensor:
     """The images as the model's likelihood sees them: as they are, or binarised by f(seed, number, place)."""
     if not model.likelihood.binary:
         return x_NCHW
@@ -25,7 +26,7 @@ def observed(model: nn.Module, x_NCHW: Tensor, seed: int, number: int) -> Tensor
 
 
 @torch.no_grad()
-def bound(model: nn.Module, images: ImageShards, batch_size: int, seed: int) -> Metrics:
+def bound(model: VAE, images: ImageShards, batch_size: int, seed: int) -> Metrics:
     """The beta = 1 bound of ``images`` and its two terms, in nats per image, reduced as sums and counts over all ranks.
 
     One posterior sample per image, its noise a function of (seed, position): the same images and weights give the same value.

@@ -178,7 +178,7 @@ class _Info(tarfile.TarInfo):
     def fromtarfile(cls, archive: tarfile.TarFile) -> _Info:
         try:
             return super().fromtarfile(archive)
-        except (tarfile.InvalidHeaderError, tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError) as error:
+        except (tarfile.InvalidHeaderError, tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
             raise tarfile.ReadError(f"no valid header at byte {archive.offset}: {error}") from None
 
 
@@ -212,7 +212,7 @@ def read_tar(origin: Path, limits: Limits) -> Iterator[tuple[str, Readable]]:
             if path and (stream := archive.extractfile(member)) is not None:
                 yield path, stream
         # To the very end, where a compressed file keeps its sum; what is no padding would have been lost in silence.
-        while block := archive.fileobj.read(BLOCK_BYTES):  # type: ignore[union-attr]
+        while block := archive.fileobj.read(BLOCK_BYTES):
             if block.strip(b"\0"):
                 raise tarfile.ReadError("something follows its end")
 

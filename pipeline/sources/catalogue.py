@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
-from pipeline.errors import BadDataError, InputMissingError, UnavailableError
+from pipeline.errors import BadDataError, InputMissingError, PipelineError, UnavailableError
 from pipeline.raw import RawWriter, Unreadable
 from pipeline.sources.archive import Limits
 from pipeline.sources.arrays import idx_pair, pack_cifar, pack_svhn, write_images
@@ -35,8 +35,10 @@ class Entry:
 
 def _idx(names: tuple[str, ...]) -> Callable[[dict[str, Path], RawWriter, Limits], None]:
     def read(files: dict[str, Path], writer: RawWriter, _: Limits) -> None:
-        pairs = {split: idx_pair(*(files[f"{stem}-{what}-ubyte.gz"] for what in ("images-idx3", "labels-idx1")), len(names))
-                 for split, stem in (("train", "train"), ("test", "t10k"))}  # fmt: skip
+        pairs = {
+            split: idx_pair(files[f"{stem}-images-idx3-ubyte.gz"], files[f"{stem}-labels-idx1-ubyte.gz"], len(names))
+            for split, stem in (("train", "train"), ("test", "t10k"))
+        }
         for split, (images, labels) in pairs.items():
             write_images(writer, images, labels, split, names)
 
@@ -127,7 +129,7 @@ def bring(place: str, checksum: str, values: SimpleNamespace, remedy: str) -> Pa
         with Fetcher(keep, settings_of(values)) as fetcher:
             return fetcher.fetch(place, checksum, most_bytes, patient=True)
     except Unreadable as error:
-        kind = UnavailableError if passing(error.reason) else BadDataError
+        kind: type[PipelineError] = UnavailableError if passing(error.reason) else BadDataError
         if error.reason in ("http_404", "http_410", "not_found"):
             kind = InputMissingError
         raise kind(f"{error.detail} ({error.reason}): {remedy}") from None

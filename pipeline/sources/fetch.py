@@ -247,4 +247,4 @@ def _continues(headers: Mapping[str, str], start: int, validator: str) -> bool:
     """Whether a partial answer is the missing rest of what is here."""
     found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", ""))
     tag = headers.get("ETag", "")
-    return bool(found) and int(found[1]) == start and not (validator.startswith('"') and tag and tag != validator)
+    return found is not None and int(found[1]) == start and not (validator.startswith('"') and tag and tag != validator)

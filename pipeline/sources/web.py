@@ -147,10 +147,10 @@ def _pools(policy: Policy) -> dict[str, type]:
                 taken(self, self.sock)
             super().request(*arguments, **named)  # type: ignore[misc]
 
-    class Http(Checked, HTTPConnection):  # type: ignore[misc]
+    class Http(Checked, HTTPConnection):
         pass
 
-    class Https(Checked, HTTPSConnection):  # type: ignore[misc]
+    class Https(Checked, HTTPSConnection):
         pass
 
     http_pool = type("HttpPool", (HTTPConnectionPool,), {"ConnectionCls": Http})

@@ -7,11 +7,12 @@ Training with Calibrated Decoders, 2021).
 
 from __future__ import annotations
 
+from vae.likelihood.base import Likelihood
 from vae.likelihood.bernoulli import Bernoulli, binarised
 from vae.likelihood.binned import DiscretizedGaussian, DiscretizedLogistic, FixedGaussian, OptimalGaussian
 from vae.likelihood.mixture import LogisticMixture
 
-LIKELIHOODS = {
+LIKELIHOODS: dict[str, type[Likelihood]] = {
     "logistic": DiscretizedLogistic,
     "gaussian": DiscretizedGaussian,
     "gaussian_optimal": OptimalGaussian,

@@ -11,15 +11,19 @@ from torch import Tensor, nn
 class Likelihood(nn.Module, ABC):
     """p(x|output) of one image size. ``output_channels`` is what it wants of the decoder.
 
-    ``binary``: images are binarised first. ``statistics``: parameters that follow the data (vae/statistics.py).
+    ``binary``: images are binarised first.
     """
 
     binary = False
     output_channels: int
-    statistics: tuple[nn.Parameter, ...] = ()
 
     def __init__(self, channels: int, sigma: float = 1.0) -> None:
         super().__init__()
+
+    @property
+    def statistics(self) -> tuple[nn.Parameter, ...]:
+        """Parameters that follow the data (vae/statistics.py)."""
+        return ()
 
     @staticmethod
     def problem(image_shape: tuple[int, int, int]) -> str | None:

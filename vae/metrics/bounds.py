@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from vae.models.base import VAE
 from vae.noise import step_noise
 from vae.objective import importance_bound
 
@@ -14,7 +15,7 @@ ROWS_PER_PASS = 512  # decoded images at a time: bounds the memory whatever K is
 
 
 @torch.no_grad()
-def importance_weighted_nll(model: nn.Module, x_NCHW: Tensor, samples: int, seed: int) -> Tensor:
+def importance_weighted_nll(model: VAE, x_NCHW: Tensor, samples: int, seed: int) -> Tensor:
     """-log p(x) as bounded by ``samples`` draws of the posterior (N,), Burda et al. 2016; decreases with K, towards the truth.
 
     The noise of image i is f(seed, i), i its place in the call, so chunking within the call leaves the value as it is.

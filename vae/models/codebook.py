@@ -53,7 +53,8 @@ class Codebook(nn.Module):
         rows, codes = h_NPZ.detach().flatten(0, 1), len(self.counts_K)
         chosen_RK = F.one_hot(index_NP.flatten(), codes).to(rows.dtype)  # a product adds in one order, whatever the device
         seen = (chosen_RK.sum(0), chosen_RK.T @ rows, chosen_RK.T @ rows.square().sum(1))
-        return sum(following_loss(own, now, len(h_NPZ)) for own, now in zip(self.statistics, seen, strict=True))
+        losses = [following_loss(own, now, len(h_NPZ)) for own, now in zip(self.statistics, seen, strict=True)]
+        return torch.stack(losses).sum()
 
     @torch.no_grad()
     def revive(self, step: int) -> None:

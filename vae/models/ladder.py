@@ -15,9 +15,9 @@ Very Deep VAEs, 2021 (one top-down network).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ def layers_by_resolution(layers: int, resolutions: int) -> list[int]:
 
     There they are cheap, and each of their latents says more.
     """
-    counts = []
+    counts: list[int] = []
     for left in range(resolutions, 0, -1):
         counts.append(round((layers - sum(counts)) * 2 ** (left - 1) / (2**left - 1)))
     return counts
@@ -105,6 +105,9 @@ class _Stage(nn.Module):
         super().__init__()
         self.rise, self.layers = nn.Sequential(*rise), nn.ModuleList(layers)
 
+    def __iter__(self) -> Iterator[_Layer]:
+        return iter(cast(list[_Layer], self.layers))
+
 
 class LadderVAE(VAE):
     """Hierarchical VAE with ``config.stochastic_layers`` layers of ``config.latent_dim`` latents at each place.
@@ -137,6 +140,9 @@ class LadderVAE(VAE):
         self.likelihood = likelihood(config)
         self.head = nn.Sequential(*head(widths[0], self.likelihood.output_channels))
 
+    def _down_from_top(self) -> list[_Stage]:
+        return cast(list[_Stage], list(self.stages))
+
     @property
     def rate_groups(self) -> tuple[int, ...]:
         """A group for each layer, top layer first."""
@@ -164,9 +170,9 @@ class LadderVAE(VAE):
         """Top-down, each layer's posterior from the sample of those above it."""
         noises, found = iter(noise_ND.split(self.rate_groups, dim=1)), []
         h_NCHW = self.start.expand(len(noise_ND), -1, -1, -1)
-        for stage, features_NCHW in zip(self.stages, observed, strict=True):
+        for stage, features_NCHW in zip(self._down_from_top(), observed, strict=True):
             h_NCHW = self._again(stage.rise, h_NCHW)
-            for layer in stage.layers:
+            for layer in stage:
                 h_NCHW, *of_layer = self._again(layer.infer, h_NCHW, features_NCHW, next(noises))
                 found.append(of_layer)
         mean_ND, logvar_ND, e_ND = (torch.cat(each, dim=1) for each in zip(*found, strict=True))
@@ -175,9 +181,9 @@ class LadderVAE(VAE):
     def decode(self, z_ND: Tensor) -> Tensor:
         layers = iter(z_ND.split(self.rate_groups, dim=1))
         h_NCHW = self.start.expand(len(z_ND), -1, -1, -1)
-        for stage in self.stages:
+        for stage in self._down_from_top():
             h_NCHW = self._again(stage.rise, h_NCHW)
-            for layer in stage.layers:
+            for layer in stage:
                 h_NCHW = self._again(layer, h_NCHW, next(layers))
         return self.head(h_NCHW).float()
 

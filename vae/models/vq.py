@@ -12,7 +12,7 @@ and to decode numbers of N(0, I) is ancestral sampling. Smaller numbers ("temper
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ MOST_PLACES = 2048  # drawn one after the other
 class _Certain(Posterior):
     """A posterior that knows the codes: N(0, 1) within their cells."""
 
-    cell_rate_ND: Tensor | None = None
+    cell_rate_ND: Tensor = field(kw_only=True)
 
     def rate_ND(self) -> Tensor:
         return self.cell_rate_ND
@@ -126,7 +126,7 @@ class VectorQuantisedVAE(VAE):
             mean_ND, logvar_ND, z_ND = _numbers(logits_NPK, index_NP, noise_ND)
         # As a value the code, to the bit; as a gradient the encoder's.
         entered_NPZ = codes_NPZ + (h_NPZ - h_NPZ.detach())
-        return _Certain(mean_ND, logvar_ND, z_ND, self._decoded(entered_NPZ), penalty, rate_ND)
+        return _Certain(mean_ND, logvar_ND, z_ND, self._decoded(entered_NPZ), penalty, cell_rate_ND=rate_ND)
 
     def _decoded(self, codes_NPZ: Tensor) -> Tensor:
         grid_NHWC = codes_NPZ.flatten(1).unflatten(1, (*self.bottom, -1))
@@ -135,7 +135,8 @@ class VectorQuantisedVAE(VAE):
     def decode(self, z_ND: Tensor) -> Tensor:
         """The likelihood's parameters for normal numbers (N, P): one code after the other, each from those before it."""
         cache: Cache = []
-        place_NP, found = torch.special.ndtr(z_ND.double()), []
+        place_NP = torch.special.ndtr(z_ND.double())
+        found: list[Tensor] = []
         for p in range(self.latent_dim):
             logits_NK = self.prior.next(found[-1] if found else None, p, cache)
             code, _, upper = cells(logits_NK.expand(len(z_ND), -1))

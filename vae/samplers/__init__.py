@@ -9,10 +9,11 @@ from typing import Protocol, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae.config import PriorConfig
 from vae.images import to_model_range
+from vae.models.base import VAE
 from vae.samplers.flow import Flow
 from vae.samplers.mixture import Mixture
 from vae.samplers.normal import Normal
@@ -47,7 +48,7 @@ SAMPLERS: dict[str, type[Sampler]] = {"normal": Normal, "mixture": Mixture, "flo
 
 
 @torch.no_grad()
-def fit_prior(model: nn.Module, images_NHWC: np.ndarray, config: PriorConfig, seed: int) -> Sampler:
+def fit_prior(model: VAE, images_NHWC: np.ndarray, config: PriorConfig, seed: int) -> Sampler:
     """The density ``config.name`` fitted to one posterior sample of each uint8 image."""
     device = next(model.parameters()).device
     noise_ND = torch.randn(len(images_NHWC), model.latent_dim, generator=torch.Generator().manual_seed(seed)).to(device)
