@@ -72,8 +72,8 @@ def main(name: str, minutes: float, latent_dim: int, folder: Path) -> None:
         mixture.fit(train[:10_000])
         drawn = {"normal": normal, "mixture": mixture.sample(num_samples=SAMPLES, batch_size=500)}
         copies = torch.cat([model.reconstruct(x) for x in test.split(500)])
-    for key, images in drawn.items():
-        np.save(folder / f"{key}.npy", _uint8(images))
+    for key, made in drawn.items():
+        np.save(folder / f"{key}.npy", _uint8(made))
     np.save(folder / "reconstructions.npy", _uint8(copies))
     facts = {"minutes": round(seconds / 60, 2), "images": images, "parameters": sum(p.numel() for p in model.parameters())}
     (folder / "facts.json").write_text(json.dumps(facts))
