@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline import params
 from pipeline.errors import BadConfigError, UnavailableError
@@ -75,15 +76,23 @@ def check_local(profile: Profile, workers: int) -> None:
         _need(profile, {"CPU": os.cpu_count() or 1, "GPU": _gpus()}, workers)
 
 
+def _left_by_ray_start() -> Path:
+    """Where `ray start` leaves the address that ``auto`` means."""
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"
+
+
 def _reach(address: str) -> None:
     """UnavailableError within seconds where nothing listens: Ray itself tries for many minutes."""
+    left, hint = _left_by_ray_start(), ""
+    if address == "auto" and left.exists():
+        address, hint = left.read_text().strip(), f"; so says {left}: of a cluster that has gone? `ray stop` removes it"
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():  # local and auto: no address to try
+    if not host or not port.isdigit():  # local, or auto where no cluster was started: no address to try
         return
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
     except OSError as error:
-        raise _no_cluster(address, str(error)) from None
+        raise _no_cluster(address, f"{error}{hint}") from None
 
 
 def _no_cluster(address: str, reason: str) -> UnavailableError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from pipeline import params
-from pipeline.cluster import ADDRESS_VARIABLE, DEFAULT_PROFILE, PROFILE_VARIABLE, Profile, _need, load_profile
-from pipeline.errors import BadConfigError, InputMissingError
+from pipeline.cluster import ADDRESS_VARIABLE, DEFAULT_PROFILE, PROFILE_VARIABLE, Profile, _need, _reach, load_profile
+from pipeline.errors import BadConfigError, InputMissingError, UnavailableError
 from pipeline.paths import Paths
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -111,3 +112,16 @@ def test_profile_is_no_part_of_params_yaml():
     assert not {"cluster", "workers", "gpus_per_worker"} & set(params.SECTIONS)
     names = {name for section in params.SECTIONS.values() for name in section.__dataclass_fields__}
     assert not names & {"workers", "cpus_per_worker", "gpus_per_worker", "address", "threads_per_worker"}
+
+
+def test_reach_auto_names_the_address_that_a_cluster_left_when_it_went(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    _reach("auto")  # no cluster was ever started: Ray says so itself, and soon
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        left = tmp_path / "ray" / "ray_current_cluster"
+        left.parent.mkdir()
+        left.write_text(address + "\n")
+        _reach("auto")
+    with pytest.raises(UnavailableError, match=rf"no Ray cluster at {address} .*{left}.*`ray stop`"):
+        _reach("auto")
