@@ -81,7 +81,7 @@ def test_first_steps_are_those_that_they_were(tmp_path: Path, case: str) -> None
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_short_fits_of_priors_are_those_that_they_were(name: str) -> None:
     found, expected = _prior(name), json.loads(GOLDEN.read_text())[f"prior {name}"]
-    np.testing.assert_allclose(found, expected, rtol=10 * DIGITS, atol=10 * DIGITS)
+    np.testing.assert_allclose(found, expected, rtol=50 * DIGITS, atol=50 * DIGITS)
 
 
 def test_every_case_has_golden_numbers_and_no_other() -> None:
