@@ -14,7 +14,7 @@ import torch.distributed as dist
 from configs import fit_config, model_config
 from torch import nn
 
-from vae.config import FitConfig
+from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter
 from vae.errors import ResumeRefusedError, StoppedError
 from vae.gradients import Gradients
@@ -23,6 +23,7 @@ from vae.trainer import fit
 
 # More than a megabyte of parameters, so that DistributedDataParallel has several buckets to add in one order or another.
 MODEL = model_config(widths=(48,), hidden_units=512)
+CODES = model_config(name="vq", latent_dim=2)  # with statistics that follow the whole batch
 FIT = fit_config(
     beta=1.5,
     global_batch_size=24,
@@ -32,6 +33,7 @@ FIT = fit_config(
     checkpoint_every_images=160 * 24,
 )
 ELASTIC = replace(FIT, exactness="elastic")
+LEVELS = (("resume", FIT, MODEL), ("elastic", ELASTIC, MODEL), ("resume, codes", FIT, CODES), ("elastic, codes", ELASTIC, CODES))
 LAST = "step-00000016"
 
 
@@ -40,13 +42,13 @@ def _hash(checkpoints: Path) -> str:
     return " ".join(hashlib.sha256((checkpoints / LAST / f"{f}.safetensors").read_bytes()).hexdigest()[:12] for f in files)
 
 
-def _run(images: ImageShards, config: FitConfig, checkpoints: Path, stop: bool = False) -> dict:
+def _run(images: ImageShards, config: FitConfig, checkpoints: Path, stop: bool = False, model: ModelConfig = MODEL) -> dict:
     """A training to its end, or to the first poll after half of it; what this rank saw of it."""
     reports: list[dict] = []
     try:
         fitted = fit(
-            MODEL, config, images, images, checkpoints=checkpoints, should_stop=lambda: stop,
-            on_report=lambda metrics, model: reports.append({k: v for k, v in metrics.items() if k != "images_per_second"}),
+            model, config, images, images, checkpoints=checkpoints, should_stop=lambda: stop,
+            on_report=lambda metrics, _: reports.append({k: v for k, v in metrics.items() if k != "images_per_second"}),
         )  # fmt: skip
     except StoppedError:
         return {}
@@ -64,11 +66,11 @@ def _worker(number: int, size: int, folder: str) -> None:
     root = Path(folder)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting-{size}", rank=number, world_size=size)
     images, found = ImageShards(root / "shards"), {}
-    for name, config in (("resume", FIT), ("elastic", ELASTIC)):
+    for name, config, model in LEVELS:
         place = root / f"{name}-{size}"
-        found[name] = _run(images, config, place / "straight")
-        _run(images, config, place / "cut", stop=True)
-        found[f"{name} cut"] = _run(images, config, place / "cut")
+        found[name] = _run(images, config, place / "straight", model=model)
+        _run(images, config, place / "cut", stop=True, model=model)
+        found[f"{name} cut"] = _run(images, config, place / "cut", model=model)
     if size == 2:  # goes on with what three ranks began
         found["elastic from 3"] = _run(images, ELASTIC, root / "elastic-from-3")
         found["resume from 3"] = _run(images, FIT, root / "resume-from-3")
@@ -95,7 +97,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict]]:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 6])
-@pytest.mark.parametrize("level", ["resume", "elastic"])
+@pytest.mark.parametrize("level", [name for name, _, _ in LEVELS])
 def test_stopped_and_resumed_training_is_that_of_the_uninterrupted_run(outcomes: dict, size: int, level: str) -> None:
     for rank in outcomes[size]:
         assert rank[f"{level} cut"]["files"] == rank[level]["files"]
@@ -109,8 +111,9 @@ def test_all_ranks_have_the_same_weights_and_reports(outcomes: dict, size: int) 
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 6])
-def test_elastic_is_the_same_bits_at_every_world_size(outcomes: dict, size: int) -> None:
-    assert outcomes[size][0]["elastic"] == outcomes[1][0]["elastic"]
+@pytest.mark.parametrize("level", ["elastic", "elastic, codes"])
+def test_elastic_is_the_same_bits_at_every_world_size(outcomes: dict, size: int, level: str) -> None:
+    assert outcomes[size][0][level] == outcomes[1][0][level]
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 6])
