@@ -28,6 +28,7 @@ COMMITMENT = 1.0  # nats for each unit of squared distance between a vector and 
 PRIOR_LAYERS = 4
 LEAST = 1e-3  # of the prior's mass is shared out among all codes: no cell is too narrow for float32
 MOST_PLACES = 2048  # drawn one after the other
+CELLS_AT_ONCE = 2**22  # sorted: some 150 MiB, whatever the batch is
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,9 @@ class VectorQuantisedVAE(VAE):
         if torch.is_grad_enabled():
             mean_ND = logvar_ND = z_ND = torch.full_like(noise_ND, math.nan)
         else:
-            mean_ND, logvar_ND, z_ND = _numbers(logits_NPK, index_NP, noise_ND)
+            rows = max(1, CELLS_AT_ONCE // logits_NPK[0].numel())
+            parts = [_numbers(*each) for each in zip(*(t.split(rows) for t in (logits_NPK, index_NP, noise_ND)), strict=True)]
+            mean_ND, logvar_ND, z_ND = (torch.cat(each) for each in zip(*parts, strict=True))
         # As a value the code, to the bit; as a gradient the encoder's.
         entered_NPZ = codes_NPZ + (h_NPZ - h_NPZ.detach())
         return _Certain(mean_ND, logvar_ND, z_ND, self._decoded(entered_NPZ), penalty, cell_rate_ND=rate_ND)

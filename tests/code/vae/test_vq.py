@@ -17,7 +17,7 @@ from vae.artefact import Generator, load_artefact, save_artefact
 from vae.config import ModelConfig
 from vae.data import ImageShards
 from vae.metrics.bounds import importance_weighted_nll
-from vae.models import build, problem
+from vae.models import build, problem, vq
 from vae.models.causal import CausalPrior
 from vae.models.codebook import Codebook
 from vae.models.vq import LEAST, VectorQuantisedVAE, cells, middle_out
@@ -77,6 +77,20 @@ def test_numbers_of_a_posterior_decode_to_its_codes(noise: float) -> None:
     assert len(index_NP.unique()) > 5
     assert torch.equal(entered(model, found.z_ND), index_NP)
     torch.testing.assert_close(found.output_NCHW, model.decode(found.z_ND))
+
+
+@torch.no_grad()
+def test_numbers_of_a_few_images_at_a_time_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = shaken(config())
+    observed, noise = model.observe(images(7)), torch.randn(7, model.latent_dim)
+    whole = model.infer(observed, noise)
+    monkeypatch.setattr(vq, "CELLS_AT_ONCE", 3 * 8 * 6)  # three of the seven images
+    few = model.infer(observed, noise)
+    assert (
+        torch.equal(few.z_ND, whole.z_ND)
+        and torch.equal(few.mean_ND, whole.mean_ND)
+        and torch.equal(few.logvar_ND, whole.logvar_ND)
+    )
 
 
 @torch.no_grad()
