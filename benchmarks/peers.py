@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.budget import data
+from benchmarks.machine import machine
 
 SAMPLES, BATCH, THREADS = 10_000, 128, 2
 TIMED_BATCHES = 12
@@ -75,7 +76,10 @@ def main(name: str, minutes: float, latent_dim: int, folder: Path) -> None:
     for key, made in drawn.items():
         np.save(folder / f"{key}.npy", _uint8(made))
     np.save(folder / "reconstructions.npy", _uint8(copies))
-    facts = {"minutes": round(seconds / 60, 2), "images": images, "parameters": sum(p.numel() for p in model.parameters())}
+    facts = {
+        "minutes": round(seconds / 60, 2), "images": images, "parameters": sum(p.numel() for p in model.parameters()),
+        "machine": machine(),
+    }  # fmt: skip
     (folder / "facts.json").write_text(json.dumps(facts))
 
 

@@ -29,6 +29,7 @@ import torch
 from benchmarks import tables
 from benchmarks.budget import data, labels, train_for
 from benchmarks.contenders import OTHERS
+from benchmarks.machine import machine
 from benchmarks.rows import ROOT, Row, measure
 from pipeline import params
 from pipeline.paths import INDEX, Paths
@@ -127,14 +128,24 @@ def _scores(images_NHWC: np.ndarray, network: Extractor, real_ND: torch.Tensor, 
     }
 
 
-def samples(name: str, scale: Scale, work: Path, minutes: float) -> dict[str, Any]:
+def _peer(name: str, minutes: float, latent_dim: int) -> Path:
+    """The folder of what pythae makes in so many minutes; what it once made on this machine is not made again."""
+    folder = ROOT / ".work" / "peers" / f"{name}-{minutes:g}-minutes-{latent_dim}-latents"
+    facts = folder / "facts.json"
+    if not facts.exists() or read_json(facts)["machine"] != machine():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [OTHERS, "-m", "benchmarks.peers", name, minutes, latent_dim, folder]
+        subprocess.run([str(part) for part in command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def samples(name: str, scale: Scale, _work: Path, minutes: float) -> dict[str, Any]:
     """Ours and pythae's samples, their scores, and the mean squared error of reconstructed test images in units of [0, 1]."""
     torch.set_num_threads(THREADS)
     splits, latent_dim = data(name), LATENT_DIM[name]
     train, test = splits["train"], splits["test"]
     test_NHWC, minutes = test.slice(0, len(test)), minutes or scale.minutes
-    command = [OTHERS, "-m", "benchmarks.peers", name, str(minutes), str(latent_dim), work]
-    subprocess.run([str(part) for part in command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    made = _peer(name, minutes, latent_dim)
     model = _model("conv", "gaussian", train.image_shape, latent_dim, scale)
     fitted, facts = train_for(minutes, model, splits, **scale.recipe)
     prior = fit_prior(
@@ -145,9 +156,9 @@ def samples(name: str, scale: Scale, work: Path, minutes: float) -> dict[str, An
     )
     generator = Generator(fitted.model, model, prior, {})
     drawn = {"ours": generator.sample(SAMPLES, SEED)}
-    drawn |= {f"pythae {key}": np.load(work / f"{key}.npy") for key in ("normal", "mixture")}
-    copies = {"ours": generator.reconstruct(test_NHWC), "pythae": np.load(work / "reconstructions.npy")}
-    peer = read_json(work / "facts.json")
+    drawn |= {f"pythae {key}": np.load(made / f"{key}.npy") for key in ("normal", "mixture")}
+    copies = {"ours": generator.reconstruct(test_NHWC), "pythae": np.load(made / "reconstructions.npy")}
+    peer = read_json(made / "facts.json")
     found: dict[str, Any] = {"ours": facts | {"model": model.name, "prior": prior.name}, "pythae": peer, "extractors": {}}
     for key, network in _extractors(name, splits).items():
         real_ND = network.features(train.slice(0, len(train)))
