@@ -97,6 +97,7 @@ def test_model_terms_are_those_of_its_own_parts(
     torch.testing.assert_close(terms.log_weight_N(), expected, rtol=1e-4, atol=1e-2)
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("name", MODELS)
 def test_infer_says_what_decode_says_of_its_sample(model_config: ModelConfig, name: str) -> None:
     model, x_NCHW = shaken(replace(model_config, name=name)), images(model_config, 4)
