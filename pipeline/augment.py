@@ -22,7 +22,7 @@ from pipeline.paths import INDEX, METRICS, Paths
 from pipeline.sections import Augment
 from vae.augment import COLOUR_ONLY, OPERATIONS, alone, augmented, image_keys, probability
 from vae.config import AugmentConfig
-from vae.data import ImageShards, ShardWriter
+from vae.data import ImageShards, ShardWriter, save_labels
 from vae.files import canonical_json, read_manifest, replaced_directory, write_manifest, write_text
 from vae.pictures import save_png
 
@@ -134,13 +134,17 @@ def augment(values: SimpleNamespace, paths: Paths) -> None:
     images = ImageShards(paths.processed / "train")
     hashes = index["sha256"].to_numpy()
     keys = image_keys(hashes)
-    rows = []
+    rows: list[tuple[str, int, str, int]] = []
+    copied: list[int] = []  # the row of each copy's original
     with replaced_directory(paths.augmented) as directory:
         writer = ShardWriter(directory / "train", images.image_shape, SHARD_IMAGES)
         for originals, numbers, pixels in _copies(images, keys, section, seed, mode):
+            copied += originals.tolist()
             for original, number, image in zip(originals, numbers, pixels, strict=True):
                 rows.append((*writer.add(image), hashes[original], number))
         writer.close()
+        if images.labels_N is not None and rows:
+            save_labels(directory / "train", images.labels_N[np.array(copied)])
         pd.DataFrame(rows, columns=["shard", "row", "sha256", "copy"]).to_parquet(directory / INDEX, index=False)
         write_manifest(directory, copies=0 if section.on_the_fly else section.copies, images=writer.count)
     shown = np.linspace(0, len(images) - 1, min(SHEET_IMAGES, len(images))).astype(np.int64)

@@ -1,14 +1,13 @@
 """Stage evaluate: judges models/vae on the test split, which neither tune nor train has seen.
 
 In: data/processed, models/vae, models/extractor, reports/train/run.json. Out: reports/evaluate/{metrics.json, protocol.json,
-latents.csv, samples.png, reconstructions.png, interpolations.png, traversals.png, latents.png, factors.png}; where the images come
-with known factors also factors.csv.
+latents.csv, samples.png, classes.png, reconstructions.png, interpolations.png, traversals.png, latents.png, factors.png}; where the
+images come with known factors also factors.csv.
 """
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,14 +15,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline import stage
+from pipeline import evaluate_pictures, stage
 from pipeline.outbox import connect
 from pipeline.paths import INDEX, METRICS, RUN, SECOND, Paths
-from pipeline.plots import draw_information, draw_rates
+from pipeline.plots import draw_information
 from pipeline.scores import (
     BLUR_SIGMA_PIXELS,
     NOISE_LEVELS,
     aggregate_scores,
+    class_scores,
     feature_scores,
     fid_scores,
     inception,
@@ -39,24 +39,19 @@ from vae.metrics.frechet import TooFewSamplesError
 from vae.metrics.kernel import SUBSET_IMAGES
 from vae.metrics.manifold import NEIGHBOURS
 from vae.metrics.terms import active_units, psnr_db
-from vae.pictures import grid, save_png
 from vae.validation import bound, observed
 
 PARAMS = ("base.seed", "evaluate")
 THREADS = 2  # fixed: the number of threads changes the last bits of the result
 BATCH = 256
-GRID_SAMPLES, GRID_PAIRS, GRID_STEPS = 64, 8, 9
-MOST_TRAVERSED = 16  # dimensions on the picture
-SEEN_IMAGES = 2000  # tell which dimensions are busy, and where
-TRAVERSED_QUANTILES = (0.02, 0.98)
 log = logging.getLogger("pipeline.evaluate")
 
 
 def _likelihood(values: SimpleNamespace, generator: Generator, test: ImageShards) -> dict[str, float]:
     section, seed = values.evaluate, values.base.seed
-    terms = bound(generator.model, test, BATCH, seed)
-    some = observed(generator.model, to_model_range(torch.from_numpy(test.spread(section.importance_images))), seed, 0)
-    nll_N = importance_weighted_nll(generator.model, some, section.importance_samples, seed)
+    terms, (images, label_N) = bound(generator.model, test, BATCH, seed), test.labelled(section.importance_images)
+    some = observed(generator.model, to_model_range(torch.from_numpy(images)), seed, 0)
+    nll_N = importance_weighted_nll(generator.model, some, section.importance_samples, seed, label_N)
     nll = float(nll_N.mean())
     return {
         **terms,
@@ -82,10 +77,10 @@ def _latent_scores(
     generator: Generator, test: ImageShards, index: pd.DataFrame, seed: int
 ) -> tuple[dict[str, float | None], pd.DataFrame | None]:
     """Scores of the posterior means, and where the images come with known factors what each latent of a vector tells of each."""
-    images = test.slice(0, len(test))
-    mean_ND, _ = generator.encode(images)
+    images, label_N = test.labelled(len(test))
+    mean_ND, _ = generator.encode(images, label_N)
     scores: dict[str, float | None] = {
-        "psnr_db": psnr_db(torch.from_numpy(images), torch.from_numpy(generator.decode(mean_ND))),
+        "psnr_db": psnr_db(torch.from_numpy(images), torch.from_numpy(generator.decode(mean_ND, label_N))),
         "active_units": active_units(mean_ND),
         "latent_dim": generator.config.latent_dim,
     }
@@ -95,48 +90,6 @@ def _latent_scores(
         return scores, None
     of_factors, told = _factor_scores(mean_ND.numpy(), known, seed)
     return scores | of_factors, told
-
-
-def _between(a_D: torch.Tensor, b_D: torch.Tensor, steps: int) -> torch.Tensor:
-    """Points from a to b along the great circle, lengths interpolated: stays where the prior has its mass (White 2016)."""
-    t, length_a, length_b = torch.linspace(0, 1, steps)[:, None], a_D.norm(), b_D.norm()
-    if min(length_a, length_b) < 1e-6:
-        return a_D + t * (b_D - a_D)
-    unit_a, unit_b = a_D / length_a, b_D / length_b
-    angle = torch.acos(torch.dot(unit_a, unit_b).clamp(-1, 1))
-    if torch.sin(angle) < 1e-4:  # the same or the opposite direction: no circle, or too many
-        return a_D + t * (b_D - a_D)
-    direction = (torch.sin((1 - t) * angle) * unit_a + torch.sin(t * angle) * unit_b) / torch.sin(angle)
-    return direction * ((1 - t) * length_a + t * length_b)
-
-
-def _pictures(values: SimpleNamespace, generator: Generator, test: ImageShards, directory: Path) -> None:
-    """Samples; originals over their reconstructions; interpolations between test images; traversals of the busiest latents."""
-    seed = values.base.seed
-    save_png(grid(generator.sample(GRID_SAMPLES, seed), columns=16), directory / "samples.png")
-    originals = test.spread(32)
-    copies = generator.reconstruct(originals)
-    pairs = [part[i : i + 16] for i in range(0, len(originals), 16) for part in (originals, copies)]
-    save_png(grid(np.concatenate(pairs), columns=16), directory / "reconstructions.png")
-    mean_ND, _ = generator.encode(originals[: 2 * GRID_PAIRS])
-    paths = [_between(mean_ND[i], mean_ND[i + 1], GRID_STEPS) for i in range(0, len(mean_ND) - 1, 2)]
-    save_png(grid(generator.decode(torch.cat(paths)), columns=GRID_STEPS), directory / "interpolations.png")
-    seen = test.spread(SEEN_IMAGES)
-    rates_D, (seen_ND, _) = generator.rate_per_dim(seen), generator.encode(seen)
-    busiest = torch.argsort(rates_D, descending=True)[:MOST_TRAVERSED]
-    # Each dimension over the range that the data fill, from the image nearest to the middle: beyond that range the decoder
-    # has seen nothing, and from a corner every step leaves it.
-    low_D, high_D = (torch.quantile(seen_ND, q, dim=0) for q in TRAVERSED_QUANTILES)
-    start_D = seen_ND[torch.argmin((seen_ND - seen_ND.median(0).values).square().sum(1))]
-    moved = start_D.repeat(len(busiest) * GRID_STEPS, 1)
-    for row, dimension in enumerate(busiest):
-        rows = slice(row * GRID_STEPS, (row + 1) * GRID_STEPS)
-        moved[rows, dimension] = torch.linspace(float(low_D[dimension]), float(high_D[dimension]), GRID_STEPS)
-    save_png(grid(generator.decode(moved), columns=GRID_STEPS), directory / "traversals.png")
-    groups = [float(part.sum()) for part in rates_D.split(generator.model.rate_groups)]
-    kind = "dimension" if len(groups) == len(rates_D) else "layer"
-    draw_rates(groups, kind, directory / "latents.png")
-    pd.DataFrame({kind: range(len(groups)), "rate_nats": groups}).to_csv(directory / "latents.csv", index=False)
 
 
 def protocol(values: SimpleNamespace, generator: Generator, hashes: tuple[str, str], paths: Paths) -> dict[str, Any]:
@@ -181,13 +134,14 @@ def evaluate(values: SimpleNamespace, paths: Paths) -> None:
     log.info("FCD, kernel distance and coverage of %d samples", values.evaluate.samples)
     drawn_NHWC = generator.sample(values.evaluate.samples, values.base.seed)
     metrics |= feature_scores(values, generator, drawn_NHWC, (network, second), paths)
+    metrics |= class_scores(generator, network, drawn_NHWC, test, values.base.seed)
     if fid_network is not None:
         log.info("FID of %d samples", values.evaluate.samples)
         metrics |= fid_scores(drawn_NHWC, fid_network, test, facts["mode"])
     tracker = connect(paths)
     run_id = read_json(paths.train_report / RUN)["run_id"]
     with replaced_directory(paths.evaluate_report) as report:
-        _pictures(values, generator, test, report)
+        evaluate_pictures.write(report, generator, test, values.base.seed)
         draw_information(told, report / "factors.png")
         if told is not None:
             told.to_csv(report / "factors.csv")

@@ -12,12 +12,11 @@ from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import torch
 
 from pipeline import stage
 from pipeline.console import Progress
-from pipeline.paths import INDEX, METRICS, SECOND, Paths
+from pipeline.paths import METRICS, SECOND, Paths
 from vae.data import ImageShards
 from vae.extractor import TURNS, ExtractorConfig, save_extractor, train_extractor
 from vae.files import canonical_json, read_manifest, replaced_directory, write_text
@@ -27,22 +26,18 @@ THREADS = 2  # fixed: the number of threads changes the last bits of the result
 log = logging.getLogger("pipeline.extractor")
 
 
-def _labels(paths: Paths) -> np.ndarray | None:
-    """Class number of every training image, or None where fewer than two labels (or unlabelled images) are found."""
-    index = pd.read_parquet(paths.processed / INDEX)
-    labels = index.loc[index["split"] == "train", "label"]
-    names = sorted(labels.unique())
-    if len(names) < 2 or "" in names:
-        return None
-    return labels.map({name: number for number, name in enumerate(names)}).to_numpy(np.int64)
+def _labels(images: ImageShards) -> np.ndarray | None:
+    """Class number of every image, or None where fewer than two labels (or unlabelled images) are found."""
+    labels_N = images.labels_N
+    return None if labels_N is None or labels_N.min() < 0 or labels_N.min() == labels_N.max() else labels_N
 
 
 def extractor(values: SimpleNamespace, paths: Paths) -> None:
     """Train both on the training split and freeze them."""
     torch.set_num_threads(THREADS)
     facts = read_manifest(paths.processed)
-    labels, section = _labels(paths), values.extractor
     images, found = ImageShards(paths.processed / "train"), {}
+    labels, section = _labels(images), values.extractor
     shown = Progress(2 * section.total_images, "images", "training")
 
     def told(before: int, seen: int, right: float) -> None:
@@ -54,7 +49,7 @@ def extractor(values: SimpleNamespace, paths: Paths) -> None:
             channels=facts["image_shape"][2],
             width=width,
             feature_dim=section.feature_dim,
-            classes=TURNS if labels is None else int(labels.max()) + 1,
+            classes=TURNS if labels is None else len(facts["labels"]),
             task="turns" if labels is None else "labels",
             architecture=architecture,
         )

@@ -17,25 +17,24 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vae
+from pipeline.errors import BadDataError
 from pipeline.paths import INDEX
 from pipeline.sections import Augment
 from pipeline.spool import SpoolWriter
-from vae.artefact import WEIGHTS
+from vae.artefact import WEIGHTS, Generator
 from vae.augment import OnTheFly, image_keys
 from vae.config import AugmentConfig, FitConfig, ModelConfig, PriorConfig
-from vae.data import ImageShards
+from vae.data import ImageShards, check_labels
 from vae.distributed import rank
 from vae.errors import NonFiniteError, ResumeRefusedError, StoppedError
 from vae.extractor import load_extractor
-from vae.files import canonical_json, sha256_file
-from vae.images import to_uint8
+from vae.files import canonical_json, read_manifest, sha256_file
 from vae.metrics.frechet import Moments, frechet_distance, moments
 from vae.models.base import VAE
 from vae.samplers import fit_prior
 from vae.trainer import Fitted, fit
 
 STOP_FILE = "stop"
-SCORE_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +111,25 @@ def _on_the_fly(augment: dict[str, Any]) -> OnTheFly:
     return OnTheFly(AugmentConfig(**augment["policy"]), keys, augment["mode"])
 
 
+def classes(values: SimpleNamespace, processed: Path) -> int:
+    """How many classes the model is to be told apart, 0 where it is told none; BadDataError where labels are missing for that."""
+    if not values.fit.class_conditional:
+        return 0
+    facts = read_manifest(processed, hashes=False)
+    labels, split = facts["labels"], ""
+    if len(labels) < 2:
+        known = f"one label, {labels[0]!r}" if labels else "no labels"
+        raise BadDataError(f"fit.class_conditional is true, but the images have {known}: set it to false")
+    try:
+        for split in facts["counts"]:
+            check_labels(ImageShards(processed / split), len(labels))
+    except ValueError as error:
+        raise BadDataError(
+            f"fit.class_conditional is true, but in the split {split} {error} (preprocess.require_label leaves the others out)"
+        ) from None
+    return len(labels)
+
+
 def score_settings(values: SimpleNamespace, extractor: Path, reference: Moments, state: Path) -> dict[str, Any]:
     """A job's ``score``; the moments of real images go into ``state``, so that no trial computes them again."""
     state.mkdir(parents=True, exist_ok=True)
@@ -129,19 +147,19 @@ def score_settings(values: SimpleNamespace, extractor: Path, reference: Moments,
 class Scorer:
     """FCD of samples, drawn as the finished model draws them, against the reference."""
 
-    def __init__(self, score: dict[str, Any], train: ImageShards) -> None:
+    def __init__(self, score: dict[str, Any], model: ModelConfig, train: ImageShards) -> None:
         self._extractor, _ = load_extractor(Path(score["extractor"]))
         tensors = load_file(score["reference"])
         self._reference = Moments(tensors["mean_D"], tensors["cov_DD"], int(tensors["count"]))
-        self._score, self._images = score, train.spread(score["samples"])
+        self._score, self._model = score, model
+        self._images, self._labels = train.labelled(score["samples"])
 
     @torch.no_grad()
     def __call__(self, model: VAE) -> dict[str, float]:
-        score, device = self._score, next(model.parameters()).device
-        prior = fit_prior(model, self._images, PriorConfig(**score["prior"]), score["seed"])
-        z_ND = prior.sample(score["samples"], torch.Generator().manual_seed(score["seed"]))
-        features = [self._extractor.features(to_uint8(model.sample(z.to(device))).cpu()) for z in z_ND.split(SCORE_BATCH)]
-        return {"val_fcd": frechet_distance(self._reference, moments(torch.cat(features)))}
+        score = self._score
+        prior = fit_prior(model, self._images, PriorConfig(**score["prior"]), score["seed"], self._labels)
+        drawn_NHWC = Generator(model, self._model, prior, {}).sample(score["samples"], score["seed"])
+        return {"val_fcd": frechet_distance(self._reference, moments(self._extractor.features(drawn_NHWC)))}
 
 
 def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda record: None) -> Fitted:
@@ -152,7 +170,7 @@ def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda 
     torch.set_num_threads(job.threads)
     writer = SpoolWriter(job.spool) if rank() == 0 else None
     train = ImageShards(*map(Path, job.train_directories))
-    scorer = Scorer(job.score, train) if writer and job.score else None
+    scorer = Scorer(job.score, job.model, train) if writer and job.score else None
 
     def on_report(metrics: dict[str, float], averaged: VAE) -> None:
         record = metrics

@@ -96,7 +96,7 @@ def plan(values: SimpleNamespace, paths: Paths, seconds: float = SECONDS, compil
     if values.train.use_tuned:
         known = (paths.tune_report / BEST).exists()
         choice = choose(values, paths) if known else (section.beta_max, section.latent_dim_max)
-    model, fit = configs(values, values.base.image_shape, *choice)
+    model, fit = configs(values, values.base.image_shape, *choice, classes=0)  # a table of classes costs next to nothing
     _refuse(forecast.waiting(profile, section, fit, ENDLESS))  # what no cluster could mend is told without a look at it
     nodes = nodes_of(profile, paths, max(profile.workers, section.workers_per_trial))
     _refuse(forecast.waiting(profile, section, fit, nodes))

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import preprocess_report, previous, stage
@@ -27,7 +28,7 @@ from pipeline.paths import INDEX, Paths
 from pipeline.raw import read_failures, read_files
 from pipeline.sections import image_shape
 from pipeline.split import SPLITS, assign, common_root, official_and_label
-from vae.data import ImageShards, ShardWriter
+from vae.data import ImageShards, ShardWriter, save_labels
 from vae.files import read_manifest, replaced_directory, write_manifest
 
 PARAMS = ("base.image_size", "base.mode", "preprocess")
@@ -134,6 +135,14 @@ def _pack(found: pa.Table, images: ImageShards, directory: Path, shard_images: i
     return pa.concat_tables(parts).drop_columns(["number", "place"])
 
 
+def _write_labels(index: pa.Table, labels: list[str], directory: Path) -> None:
+    """The number of each image's label beside its shards."""
+    number_N = pc.fill_null(pc.index_in(index["label"], pa.array(labels)), -1).to_numpy()
+    splits = index["split"].to_numpy()
+    for split in SPLITS:
+        save_labels(directory / split, number_N[splits == split])
+
+
 def preprocess(values: SimpleNamespace, paths: Paths) -> None:
     """data/raw to data/processed, and a report of what became of every file."""
     read_manifest(paths.raw)
@@ -166,6 +175,8 @@ def preprocess(values: SimpleNamespace, paths: Paths) -> None:
         pq.write_table(index, directory / INDEX)
         fates.write(directory)
         labels = sorted(set(index["label"].to_pylist()) - {""})
+        if labels:
+            _write_labels(index, labels, directory)
         counts = {split: index["split"].to_pylist().count(split) for split in SPLITS}
         write_manifest(directory, image_shape=list(how[0].shape), mode=base.mode, labels=labels, counts=counts)
         preprocess_report.write(report, directory, index, fates, section, base.mode)

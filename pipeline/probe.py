@@ -187,7 +187,7 @@ def _trial(task: dict[str, Any], directory: Path) -> dict[str, Any]:
         begun, costs = _begun(job, train, directory)
         _alternate([begun], task["seconds"] * (1 - TRAIN_SHARE))
     if job.score and rank() == 0:
-        scorer, averaged = Scorer(job.score, train), begun.run.averaged
+        scorer, averaged = Scorer(job.score, job.model, train), begun.run.averaged
         costs["score_bytes"] = most_allocated_bytes(lambda: scorer(averaged), begun.run.device)
         costs["score_seconds"] = timed(lambda: scorer(averaged))
     return {**costs, **begun.result()}
@@ -196,10 +196,11 @@ def _trial(task: dict[str, Any], directory: Path) -> dict[str, Any]:
 def base_bytes(job: Job) -> int:
     """Of a process that has trained something next to nothing: the libraries, and what a step needs of them."""
     side = 8  # pixels
-    model = replace(job.model, image_shape=(side, side, job.model.image_shape[2]), widths=(side,), hidden_units=1)
+    model = replace(job.model, image_shape=(side, side, job.model.image_shape[2]), widths=(side,), hidden_units=1, classes=0)
     config = replace(job.fit, exactness="off", micro_batch_size=0, compile=False)
     run = Run(model, config, default_device(), None)
-    batches = SimpleNamespace(batch=lambda step, rows: torch.zeros(rows.stop - rows.start, model.image_shape[2], side, side))
+    blank = (model.image_shape[2], side, side)
+    batches = SimpleNamespace(batch=lambda step, rows: (torch.zeros(rows.stop - rows.start, *blank), None))
     for _ in range(2):
         run.step(Gradients(run.model, config), cast(Loader, batches))
     return process_bytes("VmRSS")

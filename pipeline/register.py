@@ -104,7 +104,7 @@ def register(values: SimpleNamespace, paths: Paths) -> None:
     run = read_json(paths.train_report / RUN)["run_id"]
     run_id = run if tracker.exists(run) else tracker.run("register", tags={"vaeline.stage": "register"})
     champion = registry.champion()
-    version = registry.add(run_id, paths.model, generator.sample(1, values.base.seed), numbers, lineage(paths))
+    version = registry.add(run_id, paths.model, generator, numbers, lineage(paths))
     champion_fcd = None
     if champion is not None and metrics["fcd"] is not None:
         champion_fcd = _champion_fcd(values, paths, registry.fetch(champion, paths.work / "champion"))

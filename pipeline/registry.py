@@ -13,6 +13,7 @@ import pandas as pd
 import vae
 from pipeline.errors import UnavailableError
 from pipeline.tracking import Tracker
+from vae.artefact import Generator
 
 CHAMPION = "champion"
 REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "mlflow")  # of a process that loads the model
@@ -36,15 +37,16 @@ class Registry:
                 return None
             raise UnavailableError(f"the registry at {self._tracker.uri} does not answer: {error}") from None
 
-    def add(self, run_id: str, directory: Path, example_NHWC: np.ndarray, metrics: dict[str, float], tags: dict[str, str]) -> str:
-        """Log the artefact in ``directory`` to the run and register it; returns the new version."""
+    def add(self, run_id: str, directory: Path, generator: Generator, metrics: dict[str, float], tags: dict[str, str]) -> str:
+        """Log the artefact in ``directory``, which ``generator`` was loaded from, to the run and register it; returns the version."""
         import mlflow
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
+        label = [ColSpec(DataType.string, "label", required=False)] if generator.config.classes else []
         signature = ModelSignature(
-            inputs=Schema([ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed")]),
-            outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *example_NHWC.shape[1:]))]),
+            inputs=Schema([ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed"), *label]),
+            outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *generator.config.image_shape))]),
             params=ParamSchema([ParamSpec("temperature", DataType.double, 1.0)]),
         )
         with mlflow.start_run(run_id=run_id):

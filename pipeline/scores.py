@@ -90,7 +90,7 @@ def feature_scores(
     train_NHWC = train.spread(samples)
     train_ND = network.features(train_NHWC)
     halves = network.features(train.gather(stream_indices(len(train), seed, 0, min(2 * samples, len(train))))).tensor_split(2)
-    known = test.spread(samples)
+    known, label_N = test.labelled(samples)
     real_moments = cache(lambda: moments(test_ND))
     second_moments = cache(lambda: moments(second.features(test.slice(0, len(test)))))
 
@@ -114,7 +114,7 @@ def feature_scores(
             "fcd_second": lambda: second_distance(drawn_NHWC),
             "fcd_second_real_floor": lambda: second_distance(train_NHWC),
             "fcd_half_floor": halved,
-            "fcd_reconstructions": lambda: distance(network.features(generator.reconstruct(known))),
+            "fcd_reconstructions": lambda: distance(network.features(generator.reconstruct(known, label_N))),
             "fcd_blurred": lambda: distance(network.features(blurred(known))),
             "fcd_noised": lambda: distance(network.features(noised(known, seed))),
             "kid": lambda: generated_kernel().value,
@@ -133,11 +133,11 @@ def aggregate_scores(values: SimpleNamespace, generator: Generator, test: ImageS
     """The aggregate posterior of test images against N(0, I); None for a hierarchy."""
     names = {"aggregate_kl_nats": "kl_nats", "aggregate_moment_gap_nats": "moment_gap_nats"}
     names |= {"mutual_information_nats": "mutual_information_nats"}
-    images = test.spread(values.evaluate.samples)
+    images, label_N = test.labelled(values.evaluate.samples)
     if not generator.model.vector_latents:  # each layer's posterior depends on the sample of those above it
         log.warning("no %s: the posterior of a hierarchy is no normal distribution", ", ".join(names))
         return dict.fromkeys(names)
-    mean_ND, logvar_ND = generator.encode(images)
+    mean_ND, logvar_ND = generator.encode(images, label_N)
     noise_ND = step_noise(values.base.seed, 0, (len(mean_ND), mean_ND.shape[1]), mean_ND.device)
     aggregate = cache(lambda: aggregate_posterior(mean_ND, logvar_ND, noise_ND))
 
@@ -147,6 +147,23 @@ def aggregate_scores(values: SimpleNamespace, generator: Generator, test: ImageS
     found = _each({name: partial(score, field) for name, field in names.items()})
     # Near the ceiling more is known than so few images can show.
     return found | {"mutual_information_ceiling_nats": math.log(len(images))}
+
+
+def class_scores(generator: Generator, network: Extractor, drawn_NHWC: np.ndarray, test: ImageShards, seed: int) -> Scores:
+    """Share of samples that the network, which was taught the labels, takes for what was asked for; and of real test images.
+
+    Nothing where the model is told no classes.
+    """
+    asked_N = generator.classes(len(drawn_NHWC), seed)
+    if asked_N is None or network.config.task != "labels":
+        return {}
+    images, label_N = test.labelled(len(drawn_NHWC))
+    assert label_N is not None  # tune, train or the model itself would have refused
+
+    def share(images_NHWC: np.ndarray, known_N: Tensor) -> float:
+        return (network.told(images_NHWC).cpu() == known_N).sum().item() / len(known_N)
+
+    return {"class_accuracy": share(drawn_NHWC, asked_N), "class_accuracy_real": share(images, label_N)}
 
 
 def inception(values: SimpleNamespace, paths: Paths) -> InceptionFeatures | None:

@@ -146,14 +146,15 @@ class Fit(Recipe, Architecture):
     """What a training is, but for what tune searches: read by tune and train alike, so both run the same thing."""
 
     model: str
+    class_conditional: bool
     prior: str = field(choices=("normal", "mixture", "flow", "second_stage"))
     mixture_components: int = field(low=1, high=4096)
     prior_hidden_units: int = field(low=1, high=65536)
     prior_steps: int = field(low=1, high=10_000_000)
 
-    def model_config(self, image_shape: tuple[int, int, int], latent_dim: int) -> ModelConfig:
+    def model_config(self, image_shape: tuple[int, int, int], latent_dim: int, classes: int = 0) -> ModelConfig:
         shared = {f.name: getattr(self, f.name) for f in fields(Architecture)}
-        return ModelConfig(name=self.model, image_shape=image_shape, latent_dim=latent_dim, **shared)
+        return ModelConfig(name=self.model, image_shape=image_shape, latent_dim=latent_dim, classes=classes, **shared)
 
     @property
     def prior_config(self) -> PriorConfig:

@@ -20,7 +20,7 @@ from pipeline.cluster import connected, load_profile
 from pipeline.errors import BadConfigError
 from pipeline.forwarder import Forwarder
 from pipeline.group import run_group
-from pipeline.job import Job, fingerprint, identity, on_the_fly, training_directories
+from pipeline.job import Job, classes, fingerprint, identity, on_the_fly, training_directories
 from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, METRICS, RUN, Paths
 from pipeline.plots import draw_curves
@@ -47,9 +47,11 @@ def choose(values: SimpleNamespace, paths: Paths) -> tuple[float, int]:
     return best["beta"], best["latent_dim"]
 
 
-def configs(values: SimpleNamespace, shape: tuple[int, int, int], beta: float, latent_dim: int) -> tuple[ModelConfig, FitConfig]:
+def configs(
+    values: SimpleNamespace, shape: tuple[int, int, int], beta: float, latent_dim: int, classes: int
+) -> tuple[ModelConfig, FitConfig]:
     """The model and the training that the parameters ask for, on images of ``shape`` with the chosen beta and latent_dim."""
-    model = values.fit.model_config(shape, latent_dim)
+    model = values.fit.model_config(shape, latent_dim, classes)
     fit = values.fit.fit_config(
         seed=values.base.seed,
         beta=beta,
@@ -72,9 +74,10 @@ def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
         "mode": facts["mode"],
         "image_shape": facts["image_shape"],
         "data_manifest": sha256_file(paths.processed / MANIFEST),
+        "labels": facts["labels"] if job.model.classes else [],
     }
-    images = ImageShards(paths.processed / "train").spread(PRIOR_IMAGES)
-    prior = fit_prior(model, images, values.fit.prior_config, values.base.seed)
+    images, label_N = ImageShards(paths.processed / "train").labelled(PRIOR_IMAGES)
+    prior = fit_prior(model, images, values.fit.prior_config, values.base.seed, label_N)
     with replaced_directory(paths.model) as directory:
         save_artefact(directory, model, job.model, prior, contract)
     load_artefact(paths.model)
@@ -96,7 +99,7 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
     torch.set_num_threads(1)
     profile = load_profile(paths)
     shape = tuple(read_manifest(paths.processed)["image_shape"])
-    model, fit = configs(values, shape, *choose(values, paths))
+    model, fit = configs(values, shape, *choose(values, paths), classes(values, paths.processed))
     read_manifest(paths.augmented)
     data = {name: sha256_file(getattr(paths, name) / MANIFEST) for name in ("processed", "augmented")}
     augment = on_the_fly(values.augment, paths.processed, read_manifest(paths.processed, hashes=False)["mode"])

@@ -24,7 +24,7 @@ from pipeline.cluster import Profile, connected, load_profile
 from pipeline.console import Progress
 from pipeline.errors import BadDataError, TrainingFailedError
 from pipeline.group import watched
-from pipeline.job import Job, fingerprint, identity, on_the_fly, score_settings, training_directories
+from pipeline.job import Job, classes, fingerprint, identity, on_the_fly, score_settings, training_directories
 from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, METRICS, Paths
 from pipeline.plots import draw_trials
@@ -64,7 +64,7 @@ def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
     facts = read_manifest(paths.processed)
     read_manifest(paths.augmented)
     fit = trial_fit(values)
-    model = values.fit.model_config(tuple(facts["image_shape"]), section.latent_dim_min)
+    model = values.fit.model_config(tuple(facts["image_shape"]), section.latent_dim_min, classes(values, paths.processed))
     data = {name: sha256_file(getattr(paths, name) / MANIFEST) for name in ("processed", "augmented", "extractor")}
     # The prior decides a trial's score: without it a search begun under another prior would replay that one's scores.
     prior = {"prior": asdict(values.fit.prior_config)}

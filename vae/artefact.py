@@ -1,6 +1,7 @@
 """The trained model as files: weights and fitted prior as safetensors, the rest as JSON, hashes in a manifest. No pickle.
 
-``Generator`` is what a user holds: images in and out are uint8 (N, H, W, C), latents float32 (N, D).
+``Generator`` is what a user holds: images in and out are uint8 (N, H, W, C), latents float32 (N, D), class numbers int64 (N,): of
+a class-conditional model they are asked for wherever images or latents are given.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from vae.images import to_model_range, to_uint8
 from vae.models import build
 from vae.models.base import VAE
 from vae.samplers import SAMPLERS, Sampler
+from vae.samplers.by_class import ByClass
 
 WEIGHTS, PRIOR, CONFIG = "model.safetensors", "prior.safetensors", "config.json"
 BATCH = 256
@@ -30,54 +32,72 @@ BATCH = 256
 class Generator:
     """A trained model with its prior and its preprocessing contract, for use: no gradient, one batch at a time."""
 
-    def __init__(self, model: VAE, config: ModelConfig, prior: Sampler, contract: dict[str, Any]) -> None:
+    def __init__(self, model: VAE, config: ModelConfig, prior: Sampler | ByClass, contract: dict[str, Any]) -> None:
         self.model = model.eval().requires_grad_(False)
         self.config, self.prior, self.contract = config, prior, contract
         self.device = next(model.parameters()).device
 
-    def _batches(self, images_NHWC: np.ndarray | Tensor) -> Iterator[Tensor]:
+    def _batches(self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
         images = torch.as_tensor(images_NHWC)
         if tuple(images.shape[1:]) != tuple(self.config.image_shape):
             raise ValueError(f"images are {tuple(images.shape[1:])}, the model takes {tuple(self.config.image_shape)} (H, W, C)")
-        for chunk in images.split(BATCH):
-            yield to_model_range(chunk.to(self.device))
+        for start in range(0, len(images), BATCH):
+            rows = slice(start, start + BATCH)
+            yield to_model_range(images[rows].to(self.device)), self._labels(label_N, rows)
+
+    def _labels(self, label_N: Tensor | None, rows: slice) -> Tensor | None:
+        return None if label_N is None else label_N[rows].to(self.device)
+
+    def classes(self, n: int, seed: int) -> Tensor | None:
+        """``n`` class numbers, as frequent as among the training images: a function of the arguments. None: a model without classes."""
+        return self.prior.classes(n, torch.Generator().manual_seed(seed)) if isinstance(self.prior, ByClass) else None
 
     @torch.no_grad()
-    def latents(self, n: int, seed: int, temperature: float = 1.0) -> Tensor:
-        """``n`` latents (n, D) of the prior: a function of the arguments."""
-        return self.prior.sample(n, torch.Generator().manual_seed(seed), temperature)
+    def latents(self, n: int, seed: int, temperature: float = 1.0, label_N: Tensor | None = None) -> Tensor:
+        """``n`` latents (n, D) of the prior: a function of the arguments. ``label_N``: theirs, of a class-conditional model."""
+        generator = torch.Generator().manual_seed(seed)
+        if not isinstance(self.prior, ByClass):
+            return self.prior.sample(n, generator, temperature)
+        if label_N is None or len(label_N) != n:
+            raise ValueError("this model is class-conditional: give the class number of every latent")
+        return self.prior.sample(label_N, generator, temperature)
 
     @torch.no_grad()
-    def decode(self, z_ND: Tensor) -> np.ndarray:
+    def decode(self, z_ND: Tensor, label_N: Tensor | None = None) -> np.ndarray:
         """Images of latents."""
-        parts = [to_uint8(self.model.sample(chunk.to(self.device))).cpu() for chunk in z_ND.split(BATCH)]
+        parts = []
+        for start in range(0, len(z_ND), BATCH):
+            rows = slice(start, start + BATCH)
+            x_NCHW = self.model.sample(z_ND[rows].to(self.device), self._labels(label_N, rows))
+            parts.append(to_uint8(x_NCHW).cpu())
         return torch.cat(parts).numpy() if parts else np.zeros((0, *self.config.image_shape), np.uint8)
 
-    def sample(self, n: int, seed: int, temperature: float = 1.0) -> np.ndarray:
-        """``n`` new images."""
-        return self.decode(self.latents(n, seed, temperature))
+    def sample(self, n: int, seed: int, temperature: float = 1.0, label_N: Tensor | None = None) -> np.ndarray:
+        """``n`` new images; of a class-conditional model of these classes, or else of ``classes(n, seed)``."""
+        label_N = self.classes(n, seed) if label_N is None else label_N
+        return self.decode(self.latents(n, seed, temperature, label_N), label_N)
 
     @torch.no_grad()
-    def encode(self, images_NHWC: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Posterior mean and log-variance, each (N, D)."""
-        pairs = [self.model.encode(x_NCHW) for x_NCHW in self._batches(images_NHWC)]
+        pairs = [self.model.encode(x_NCHW, labels) for x_NCHW, labels in self._batches(images_NHWC, label_N)]
         return torch.cat([mean for mean, _ in pairs]).cpu(), torch.cat([logvar for _, logvar in pairs]).cpu()
 
-    def reconstruct(self, images_NHWC: np.ndarray | Tensor) -> np.ndarray:
+    def reconstruct(self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None = None) -> np.ndarray:
         """The images of the posterior means."""
-        return self.decode(self.encode(images_NHWC)[0])
+        return self.decode(self.encode(images_NHWC, label_N)[0], label_N)
 
     @torch.no_grad()
-    def rate_per_dim(self, images_NHWC: np.ndarray | Tensor) -> Tensor:
+    def rate_per_dim(self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None = None) -> Tensor:
         """Mean rate of each latent dimension over the images (D,), in nats; of a hierarchy along its means."""
         rates = []
-        for x_NCHW in self._batches(images_NHWC):
-            observed = self.model.observe(x_NCHW)
+        for x_NCHW, labels in self._batches(images_NHWC, label_N):
+            observed = self.model.observe(x_NCHW, labels)
             rates.append(self.model.infer(observed, observed[0].new_zeros(len(x_NCHW), self.model.latent_dim)).rate_ND().cpu())
         return torch.cat(rates).mean(0)
 
 
-def save_artefact(directory: Path, model: VAE, config: ModelConfig, prior: Sampler, contract: dict[str, Any]) -> str:
+def save_artefact(directory: Path, model: VAE, config: ModelConfig, prior: Sampler | ByClass, contract: dict[str, Any]) -> str:
     """Write all files into ``directory`` (which exists and is empty); returns the manifest's sha256."""
     save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, directory / WEIGHTS)
     save_file({k: v.contiguous() for k, v in prior.tensors.items()}, directory / PRIOR)
@@ -96,7 +116,8 @@ def load_artefact(directory: Path) -> Generator:
         with torch.random.fork_rng(devices=[]):
             model = build(config)
         model.load_state_dict(load_file(directory / WEIGHTS))
-        prior = SAMPLERS[described["prior"]](load_file(directory / PRIOR))
+        kind, tensors = SAMPLERS[described["prior"]], load_file(directory / PRIOR)
+        prior = ByClass.load(kind, tensors) if config.classes else kind(tensors)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         what = " ".join(str(error).split())
         raise DamagedError(

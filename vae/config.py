@@ -25,12 +25,14 @@ class Architecture:
 class ModelConfig(Architecture):
     """Everything needed to build a model without its data: ``image_shape`` is (height, width, channels) in pixels.
 
-    ``latent_dim`` counts latents; in a model with grids of them, those at each place of a layer.
+    ``latent_dim`` counts latents; in a model with grids of them, those at each place of a layer. ``classes``: how many kinds of
+    images it is told apart; 0: it is told nothing.
     """
 
     name: str
     image_shape: tuple[int, int, int]
     latent_dim: int = field(low=1, high=4096)
+    classes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

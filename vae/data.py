@@ -6,14 +6,17 @@ a function of (seed, epoch) alone. A batch is a slice of the stream, so no batch
 
 from __future__ import annotations
 
+import io
 import os
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+import torch
 
 SHARD_NAME = "shard-{:05d}.npy"
+LABELS = "labels.npy"
 OPEN_FILES = 256  # at once, of a data set: a process may often have 1024
 
 
@@ -67,6 +70,13 @@ class ShardWriter:
             self._stream, self._in_shard = None, 0
 
 
+def save_labels(directory: Path, labels_N: np.ndarray) -> None:
+    """Write the class number of each image beside its shards; -1 where it is not known."""
+    content = io.BytesIO()
+    np.save(content, labels_N.astype(np.int32), allow_pickle=False)
+    (directory / LABELS).write_bytes(content.getvalue())  # not np.save: on a full disk its OSError does not say so
+
+
 class _Opened:
     """A file that is open as long as somebody holds it: a thread may read while another one has closed it for itself."""
 
@@ -90,7 +100,8 @@ class ImageShards:
     """Read-only view of all shards in the given directories as one array (n, H, W, C); nothing is read until asked for.
 
     Images are read, not mapped: around one image of a mapped file Linux maps up to megabytes, and all of them count as the memory
-    of this process until somebody else needs it.
+    of this process until somebody else needs it. ``labels_N`` is the class number of each (-1: not known), int64; None where a
+    directory has none.
     """
 
     def __init__(self, *directories: Path) -> None:
@@ -106,6 +117,11 @@ class ImageShards:
         self._ends = np.cumsum([len(shard) for shard in shards])
         self._starts = np.concatenate([[0], self._ends[:-1]])
         self._opened = lru_cache(OPEN_FILES)(lambda shard: _Opened(paths[shard]))
+        files = [path / LABELS for path in dict.fromkeys(path.parent for path in paths)]
+        known = [np.load(path, allow_pickle=False) for path in files if path.exists()]
+        self.labels_N = np.concatenate(known).astype(np.int64) if len(known) == len(files) else None
+        if self.labels_N is not None and len(self.labels_N) != len(self):
+            raise ValueError(f"{len(self.labels_N)} labels of {len(self)} images in {', '.join(map(str, files))}: make them anew")
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -127,13 +143,37 @@ class ImageShards:
             self._opened(shard).read_into(rows[start * image_bytes : stop * image_bytes], place)
         return out
 
+    def labels(self, indices: np.ndarray, device: torch.device | None = None) -> torch.Tensor | None:
+        """The class numbers of these images, int64, or None where they are not known."""
+        return None if self.labels_N is None else torch.from_numpy(self.labels_N[indices]).to(device)
+
     def slice(self, start: int, stop: int) -> np.ndarray:
         """Images start..stop (clipped to the end) in stored order."""
         return self.gather(np.arange(start, min(stop, len(self))))
 
+    def places(self, count: int) -> np.ndarray:
+        """``count`` indices (or all, where there are fewer) at equal distances: stored order is by folder, so a head is no sample."""
+        return np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64)
+
     def spread(self, count: int) -> np.ndarray:
-        """``count`` images (or all, where there are fewer) at equal distances: stored order is sorted by folder, so a head is no sample."""
-        return self.gather(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64))
+        """The images at ``places(count)``."""
+        return self.gather(self.places(count))
+
+    def labelled(self, count: int) -> tuple[np.ndarray, torch.Tensor | None]:
+        """The images at ``places(count)`` and their labels."""
+        return self.spread(count), self.labels(self.places(count))
+
+
+def check_labels(images: ImageShards, classes: int) -> None:
+    """ValueError where a model with so many classes (0: none) cannot be told the class of every image."""
+    if not classes:
+        return
+    labels_N = images.labels_N
+    unknown = len(images) if labels_N is None else int(((labels_N < 0) | (labels_N >= classes)).sum())
+    if unknown:
+        raise ValueError(
+            f"{unknown} of {len(images)} images have none of the {classes} classes: label all, or train without classes"
+        )
 
 
 @lru_cache(maxsize=2)

@@ -7,7 +7,7 @@ Singh, Komodakis 2018). Features are standardised on the training images. N batc
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -98,15 +98,19 @@ class Extractor(nn.Module):
         """Class scores (N, classes)."""
         return self.head(F.silu(self._raw(x_NCHW)))
 
+    def _batches(self, images_NHWC: np.ndarray | Tensor) -> Iterator[Tensor]:
+        for chunk in torch.as_tensor(images_NHWC).split(FEATURE_BATCH):
+            yield to_model_range(chunk.to(self.mean_F.device))
+
     @torch.no_grad()
     def features(self, images_NHWC: np.ndarray | Tensor) -> Tensor:
         """Standardised features (N, F) of uint8 images."""
-        images = torch.as_tensor(images_NHWC)
-        device = self.mean_F.device
-        parts = [
-            (self._raw(to_model_range(chunk.to(device))) - self.mean_F) / self.std_F for chunk in images.split(FEATURE_BATCH)
-        ]
-        return torch.cat(parts)
+        return torch.cat([(self._raw(x_NCHW) - self.mean_F) / self.std_F for x_NCHW in self._batches(images_NHWC)])
+
+    @torch.no_grad()
+    def told(self, images_NHWC: np.ndarray | Tensor) -> Tensor:
+        """The class (N,) that each of uint8 images seems to be of."""
+        return torch.cat([self(x_NCHW).argmax(1) for x_NCHW in self._batches(images_NHWC)])
 
 
 def _turned(x_NCHW: Tensor, turns_N: Tensor) -> Tensor:

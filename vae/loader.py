@@ -41,6 +41,10 @@ class Loader:
         self._resident: Tensor | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._ahead: dict[tuple[int, int, int], Future[Tensor]] = {}
+        if augment is not None and len(augment.keys) != len(images):
+            raise ValueError(
+                f"{len(augment.keys)} keys for {len(images)} training images: give the keys of these shards, in their order"
+            )
         size = len(images) * int(np.prod(images.image_shape))
         if device.type == "cuda":
             if size <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
@@ -71,10 +75,11 @@ class Loader:
         self._ahead[step + 1, rows.start, rows.stop] = self._thread.submit(self._gather, step + 1, rows)
         return found.to(self._device, non_blocking=True)
 
-    def batch(self, step: int, rows: slice) -> Tensor:
-        """Rows of global batch ``step``: float32 (N, C, H, W) in [-1, 1], varied by the augmentation where there is one."""
+    def batch(self, step: int, rows: slice) -> tuple[Tensor, Tensor | None]:
+        """Rows of global batch ``step``: float32 (N, C, H, W) in [-1, 1], varied by the augmentation where there is one; labels (N,)."""
         x_NHWC = self._rows(step, rows)
         if self._augment is not None:
             x_NHWC = self._augment(x_NHWC, *self._stream(step, rows), self._config.seed)
         x_NCHW = to_model_range(x_NHWC)
-        return x_NCHW if self._config.memory_format == "channels_last" else x_NCHW.contiguous()
+        label_N = self._images.labels(self._stream(step, rows)[0], self._device)
+        return x_NCHW if self._config.memory_format == "channels_last" else x_NCHW.contiguous(), label_N

@@ -120,7 +120,13 @@ class Objective:
         return noise, uniform
 
     def __call__(
-        self, forward: Callable[..., Output], x_NCHW: Tensor, noise_NE: Tensor, uniform_NP: Tensor | None, images_seen: int
+        self,
+        forward: Callable[..., Output],
+        x_NCHW: Tensor,
+        label_N: Tensor | None,
+        noise_NE: Tensor,
+        uniform_NP: Tensor | None,
+        images_seen: int,
     ) -> tuple[Tensor, Tensor]:
         """The loss summed over the images, and the sums of distortion and rate and the count (3,), float64, detached."""
         config, samples = self._config, self._samples
@@ -129,8 +135,9 @@ class Objective:
         count = len(x_NCHW)
         if samples > 1:
             x_NCHW, noise_NE = x_NCHW.repeat_interleave(samples, 0), noise_NE.reshape(count * samples, -1)
+            label_N = label_N if label_N is None else label_N.repeat_interleave(samples, 0)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            terms = forward(x_NCHW, noise_NE)
+            terms = forward(x_NCHW, noise_NE, label_N)
         beta = annealed_beta(images_seen, config)
         capacity = config.capacity_nats * annealed_share(images_seen, config)
         loss = LOSSES[config.objective](terms, beta, capacity, config, self._groups)

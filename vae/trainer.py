@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vae.augment import OnTheFly
 from vae.clock import Clock
 from vae.config import FitConfig, ModelConfig
-from vae.data import ImageShards
+from vae.data import ImageShards, check_labels
 from vae.distributed import all_reduce_sum, any_rank, broadcast_tensors, default_device, from_rank_zero, rank
 from vae.errors import NonFiniteError, ResumeRefusedError, StepError, StoppedError
 from vae.files import DamagedError
@@ -65,14 +65,14 @@ def fit(
     ``augment`` varies the training images, each anew in every epoch; ``val`` is measured as it is. ``identity`` is what else
     makes this training the one that it is (hashes of data and code): checkpoints of another one are not gone on from.
     Raises NonFiniteError (on every rank, before the step), StoppedError once ``should_stop`` said so on any rank,
-    ResumeRefusedError where the checkpoints cannot be gone on from, ValueError for a batch that does not divide by the world
-    size or keys of ``augment`` that are not one per training image, StepError for whatever else goes wrong in a step.
+    ResumeRefusedError where the checkpoints cannot be gone on from, StepError for whatever else goes wrong in a step; ValueError
+    for a batch that does not divide by the world size, keys of ``augment`` that are not one per training image, images without
+    class in a class-conditional model.
     """
     check_division(config)
-    if augment is not None and len(augment.keys) != len(train):
-        raise ValueError(
-            f"{len(augment.keys)} keys for {len(train)} training images: give the keys of these shards, in their order"
-        )
+    for images in (train, val):
+        check_labels(images, model_config.classes)
+    loader = Loader(train, config, default_device(), augment)
     if config.patience_reports and checkpoints is None:
         raise ValueError("patience_reports needs checkpoints: the best model is kept there")
     run = Run(model_config, config, default_device(), checkpoints)
@@ -80,7 +80,7 @@ def fit(
         try:
             if checkpoints is not None:
                 run.resume(checkpoints, identity or {}, on_report)
-            return run.train(Loader(train, config, run.device, augment), val, on_report, should_stop)
+            return run.train(loader, val, on_report, should_stop)
         finally:
             if run.saver is not None:
                 run.saver.close()
@@ -182,9 +182,9 @@ class Run:
         self.model.zero_grad(set_to_none=True)
         for number in range(len(gradients.parts)):
             with gradients.part(number) as rows:
-                x_NCHW = loader.batch(step, rows)
+                x_NCHW, label_N = loader.batch(step, rows)
                 bits = uniform if uniform is None else uniform[rows]
-                loss, part = self.objective(gradients.forward, x_NCHW, noise[rows], bits, images_seen)
+                loss, part = self.objective(gradients.forward, x_NCHW, label_N, noise[rows], bits, images_seen)
                 gradients.backward(loss)
             sums += part
         gradients.reduce()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,9 +37,10 @@ def bound(model: VAE, images: ImageShards, batch_size: int, seed: int) -> Metric
     # A row for each chunk, of which each rank fills its own: to add zeros is exact, so the sum has one order on any world size.
     terms_by_chunk = torch.zeros(chunks, 2, dtype=torch.float64)
     for chunk in range(rank(), chunks, world_size()):
-        x_NCHW = to_model_range(torch.from_numpy(images.slice(chunk * batch_size, (chunk + 1) * batch_size)).to(device))
+        rows = np.arange(chunk * batch_size, min((chunk + 1) * batch_size, len(images)))
+        x_NCHW, label_N = to_model_range(torch.from_numpy(images.gather(rows)).to(device)), images.labels(rows, device)
         noise_ND = step_noise(seed + BOUND_SEED_OFFSET, chunk, (len(x_NCHW), model.latent_dim), device)
-        terms = model(observed(model, x_NCHW, seed + BOUND_SEED_OFFSET, chunk), noise_ND)
+        terms = model(observed(model, x_NCHW, seed + BOUND_SEED_OFFSET, chunk), noise_ND, label_N)
         terms_by_chunk[chunk] = torch.stack([terms.distortion_N.double().sum(), terms.rate_ND.double().sum()]).cpu()
     distortion, rate = (all_reduce_sum(terms_by_chunk.to(device)).sum(0) / len(images)).tolist()
     return {

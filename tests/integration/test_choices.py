@@ -5,7 +5,25 @@ from __future__ import annotations
 import json
 
 import pytest
-from workspace import Workspace
+from workspace import Workspace, one_line
+
+
+def test_model_that_is_told_labels_draws_the_one_that_it_is_asked_for(workspace: Workspace) -> None:
+    workspace.set({"download.source": "digits", "base.mode": "L", "fit.class_conditional": True, "fit.beta_start": 0.1,
+                   "train.use_tuned": False, "train.latent_dim": 2, "augment.copies": 1})  # fmt: skip
+    for stage in ("download", "preprocess", "augment", "extractor", "tune", "train", "evaluate", "register"):
+        result = workspace.stage(stage)
+        assert result.returncode == 0, result.stderr
+    metrics = json.loads((workspace.root / "reports/evaluate/metrics.json").read_text())
+    assert 0 <= metrics["class_accuracy"] <= 1 and metrics["class_accuracy_real"] > 0.2
+    picture, drawn = workspace.root / ".work/champion.png", {}
+    for label in ("0", "1"):
+        result = workspace.stage("use_champion", "4", "--label", label)
+        assert result.returncode == 0 and "drew 4 images" in result.stdout, result.stderr
+        drawn[label] = picture.read_bytes()
+    assert drawn["0"] != drawn["1"]
+    wrong = workspace.stage("use_champion", "4", "--label", "10")
+    assert wrong.returncode == 78 and "unknown label '10'" in one_line(wrong, "use_champion")
 
 
 @pytest.mark.parametrize(

@@ -15,20 +15,22 @@ ROWS_PER_PASS = 512  # decoded images at a time: bounds the memory whatever K is
 
 
 @torch.no_grad()
-def importance_weighted_nll(model: VAE, x_NCHW: Tensor, samples: int, seed: int) -> Tensor:
+def importance_weighted_nll(model: VAE, x_NCHW: Tensor, samples: int, seed: int, label_N: Tensor | None = None) -> Tensor:
     """-log p(x) as bounded by ``samples`` draws of the posterior (N,), Burda et al. 2016; decreases with K, towards the truth.
 
     The noise of image i is f(seed, i), i its place in the call, so chunking within the call leaves the value as it is.
     """
     results = []
     for i, x_CHW in enumerate(x_NCHW):
-        observed = model.observe(x_CHW[None])  # once, whatever K is
+        label_1 = None if label_N is None else label_N[i : i + 1]
+        observed = model.observe(x_CHW[None], label_1)  # once, whatever K is
         noise_KD = step_noise(seed, i, (samples, model.latent_dim), x_CHW.device)
         pieces = []
         for noise_RD in noise_KD.split(ROWS_PER_PASS):
             repeated = tuple(each.expand(len(noise_RD), *each.shape[1:]) for each in observed)
             found = model.infer(repeated, noise_RD)
-            output = model.decode(found.z_ND) if found.output_NCHW is None else found.output_NCHW
+            label_R = None if label_1 is None else label_1.expand(len(noise_RD))
+            output = model.decode(found.z_ND, label_R) if found.output_NCHW is None else found.output_NCHW
             log_likelihood_R = model.likelihood.log_prob(output, x_CHW.expand(len(noise_RD), *x_CHW.shape))
             pieces.append(log_likelihood_R.double() + found.log_ratio_N().double())
         results.append(-importance_bound(torch.cat(pieces)[:, None])[0])

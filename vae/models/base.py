@@ -91,10 +91,13 @@ def strides_problem(config: ModelConfig) -> str | None:
 class VAE(nn.Module, ABC):
     """The shared part. A model sets ``latent_dim`` and ``likelihood`` and has ``observe``, ``decode`` and ``problem``.
 
-    Images are (N, C, H, W) in [-1, 1]. ``rate_groups`` says which latents free bits count together: sizes that sum to D.
+    Images are (N, C, H, W) in [-1, 1]; ``label_N`` is the class number of each, int64: a model with ``classes`` gives all its
+    probabilities given the class, others do not look at it. ``rate_groups`` says which latents free bits count together: sizes
+    that sum to D.
     """
 
     latent_dim: int
+    classes: int
     likelihood: Likelihood
     recompute = False
     vector_latents = True  # False: grids of them under a trained prior of their own, to which no other density is fitted
@@ -116,7 +119,7 @@ class VAE(nn.Module, ABC):
         return strides_problem(config)
 
     @abstractmethod
-    def observe(self, x_NCHW: Tensor) -> tuple[Tensor, ...]:
+    def observe(self, x_NCHW: Tensor, label_N: Tensor | None = None) -> tuple[Tensor, ...]:
         """All that the posterior needs to know of the images, each (N, ...): here its mean and log-variance (N, D)."""
 
     def infer(self, observed: tuple[Tensor, ...], noise_ND: Tensor) -> Posterior:
@@ -125,19 +128,19 @@ class VAE(nn.Module, ABC):
         return Posterior(mean_ND, logvar_ND, reparameterize(mean_ND, logvar_ND, noise_ND))
 
     @abstractmethod
-    def decode(self, z_ND: Tensor) -> Tensor:
+    def decode(self, z_ND: Tensor, label_N: Tensor | None = None) -> Tensor:
         """The likelihood's parameters (N, ., H, W) for latents (N, D)."""
 
-    def encode(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, x_NCHW: Tensor, label_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Posterior mean and log-variance, each (N, D); of a hierarchy along its means."""
-        observed = self.observe(x_NCHW)
+        observed = self.observe(x_NCHW, label_N)
         posterior = self.infer(observed, observed[0].new_zeros(len(x_NCHW), self.latent_dim))
         return posterior.mean_ND, posterior.logvar_ND
 
-    def forward(self, x_NCHW: Tensor, noise_ND: Tensor) -> Output:
+    def forward(self, x_NCHW: Tensor, noise_ND: Tensor, label_N: Tensor | None = None) -> Output:
         """All terms of the bound for one posterior sample made of ``noise_ND`` (standard normal), unreduced, in nats."""
-        found = self.infer(self.observe(x_NCHW), noise_ND)
-        output_NCHW = self.decode(found.z_ND) if found.output_NCHW is None else found.output_NCHW
+        found = self.infer(self.observe(x_NCHW, label_N), noise_ND)
+        output_NCHW = self.decode(found.z_ND, label_N) if found.output_NCHW is None else found.output_NCHW
         penalty = found.penalty
         if self.likelihood.statistics and torch.is_grad_enabled():
             penalty = self.likelihood.penalty(output_NCHW, x_NCHW) + (0.0 if penalty is None else penalty)
@@ -148,9 +151,9 @@ class VAE(nn.Module, ABC):
         """Move ``statistics`` by their gradients, which are those of the whole batch, after the optimizer's step number ``step``."""
         follow(self.statistics, step)
 
-    def sample(self, z_ND: Tensor) -> Tensor:
+    def sample(self, z_ND: Tensor, label_N: Tensor | None = None) -> Tensor:
         """The mean images (N, C, H, W) in [-1, 1] of latents (N, D)."""
-        return self.likelihood.mean(self.decode(z_ND))
+        return self.likelihood.mean(self.decode(z_ND, label_N))
 
     def _through(self, layers: nn.Sequential, x: Tensor) -> Tensor:
         if not (self.recompute and torch.is_grad_enabled()):

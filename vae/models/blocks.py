@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from vae.config import ModelConfig
@@ -34,6 +35,27 @@ class Residual(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         return x_NCHW + self.branch(x_NCHW)
+
+
+class OfClass(nn.Module):
+    """Adds to a hidden state (N, C, ...) what the class of each image says of it: a row of a table, which starts at zero.
+
+    Beside a linear layer that is the same as to append the class, one-hot, to what the layer sees (Sohn et al., Learning
+    Structured Output Representation using Deep Conditional Generative Models, 2015). Without classes it adds nothing.
+    """
+
+    def __init__(self, classes: int, channels: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(classes, channels)) if classes else None
+
+    def forward(self, h: Tensor, label_N: Tensor | None) -> Tensor:
+        """ValueError where a model with classes is not told those of the images."""
+        if self.table is None:
+            return h
+        if label_N is None:
+            raise ValueError("this model is class-conditional: give the class number of every image")
+        said_NC = nn.functional.embedding(label_N, self.table)
+        return h + said_NC.view(*said_NC.shape, *(1 for _ in h.shape[2:]))
 
 
 def stem(channels: int, width: int) -> list[nn.Module]:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae.models.blocks import OfClass
+
 HEAD_CHANNELS = 16
 Cache = list[tuple[Tensor, Tensor]]  # keys and values of each layer so far, (N, heads, places, channels)
 
@@ -35,9 +37,10 @@ class _Layer(nn.Module):
 class CausalPrior(nn.Module):
     """log p(k_p | k_<p) over codes at ``places`` places; uniform before training."""
 
-    def __init__(self, codes: int, places: int, channels: int, layers: int) -> None:
+    def __init__(self, codes: int, places: int, channels: int, layers: int, classes: int) -> None:
         super().__init__()
         self.start = nn.Parameter(0.02 * torch.randn(1, 1, channels))
+        self.of_class = OfClass(classes, channels)
         self.code = nn.Embedding(codes, channels)
         self.place = nn.Parameter(0.02 * torch.randn(places, channels))
         self.layers = nn.ModuleList(_Layer(channels) for _ in range(layers))
@@ -45,20 +48,23 @@ class CausalPrior(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, index_NP: Tensor) -> Tensor:
-        """Logits of all places at once, float32 (N, P, K): those of place p see the codes before it."""
-        first = self.start.expand(len(index_NP), -1, -1)
-        x_NPC = torch.cat([first, self.code(index_NP[:, :-1])], 1) + self.place
+    def begin(self, count: int, label_N: Tensor | None) -> Tensor:
+        """What stands before the first code (N, 1, C): the classes, where there are any."""
+        return self.of_class(self.start[0].expand(count, -1), label_N)[:, None]
+
+    def forward(self, index_NP: Tensor, first_N1C: Tensor) -> Tensor:
+        """Logits of all places at once, float32 (N, P, K): those of place p see the codes before it, and what ``begin`` gave."""
+        x_NPC = torch.cat([first_N1C, self.code(index_NP[:, :-1])], 1) + self.place
         for layer in self.layers:
             x_NPC, _ = layer(x_NPC)
         return self.out(self.norm(x_NPC)).float()
 
-    def next(self, before_N: Tensor | None, place: int, cache: Cache) -> Tensor:
-        """Logits of one place, float32 (N, K), from the code before it (None at place 0) and ``cache``, which is brought up to date.
+    def next(self, before_N1C: Tensor, place: int, cache: Cache) -> Tensor:
+        """Logits of one place, float32 (N, K), from what stands before it (``begin``, then ``code``) and ``cache``.
 
-        ``cache`` is an empty list at place 0; of N = 1 there, whatever comes after.
+        ``cache`` is an empty list at place 0, and is brought up to date.
         """
-        x_N1C = (self.start if before_N is None else self.code(before_N)[:, None]) + self.place[place]
+        x_N1C = before_N1C + self.place[place]
         for i, layer in enumerate(self.layers):
             x_N1C, kept = layer(x_N1C, cache[i] if place else None)
             if place:

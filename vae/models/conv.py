@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vae.config import ModelConfig
 from vae.models.base import VAE, bounded, likelihood, norm
-from vae.models.blocks import head, stem
+from vae.models.blocks import OfClass, head, stem
 
 
 class _Residual(nn.Module):
@@ -34,7 +34,7 @@ class ConvVAE(VAE):
         super().__init__()
         height, width, channels = config.image_shape
         widths, strides = config.widths, 2 ** len(config.widths)
-        self.latent_dim = config.latent_dim
+        self.latent_dim, self.classes = config.latent_dim, config.classes
         self.bottom = (widths[-1], height // strides, width // strides)
         flat = self.bottom[0] * self.bottom[1] * self.bottom[2]
 
@@ -51,11 +51,14 @@ class ConvVAE(VAE):
         self.expand = nn.Sequential(
             nn.Linear(config.latent_dim, config.hidden_units), nn.SiLU(), nn.Linear(config.hidden_units, flat)
         )
+        self.class_in_latents = OfClass(config.classes, 2 * config.latent_dim)
+        self.class_in_picture = OfClass(config.classes, config.hidden_units)
         self.likelihood = likelihood(config)
         self.decoder = nn.Sequential(*up, *head(widths[0], self.likelihood.output_channels))
 
-    def observe(self, x_NCHW: Tensor) -> tuple[Tensor, ...]:
-        return bounded(self._through(self.encoder, x_NCHW))
+    def observe(self, x_NCHW: Tensor, label_N: Tensor | None = None) -> tuple[Tensor, ...]:
+        return bounded(self.class_in_latents(self._through(self.encoder, x_NCHW), label_N))
 
-    def decode(self, z_ND: Tensor) -> Tensor:
-        return self._through(self.decoder, self.expand(z_ND).unflatten(1, self.bottom)).float()
+    def decode(self, z_ND: Tensor, label_N: Tensor | None = None) -> Tensor:
+        hidden_NC = self.class_in_picture(self.expand[0](z_ND), label_N)
+        return self._through(self.decoder, self.expand[1:](hidden_NC).unflatten(1, self.bottom)).float()

@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vae.config import ModelConfig
 from vae.models.base import VAE, Posterior, bounded, likelihood, norm, strides_problem
-from vae.models.blocks import Residual, halve, head, silent, stem
+from vae.models.blocks import OfClass, Residual, halve, head, silent, stem
 from vae.objective import reparameterize
 
 MOST_LATENTS = 2**20  # of an image: a batch of 64 then holds 256 MiB of noise alone
@@ -122,7 +122,7 @@ class LadderVAE(VAE):
         widths, channels = config.widths, config.image_shape[2]
         shapes = grids(config)
         self._sizes = tuple(math.prod(shape) for shape in shapes)
-        self.latent_dim = sum(self._sizes)
+        self.latent_dim, self.classes = sum(self._sizes), config.classes
 
         down = [nn.Sequential(*stem(channels, widths[0]), _between(widths[0], config))]
         down += [nn.Sequential(halve(before, after), _between(after, config)) for before, after in pairwise(widths)]
@@ -130,6 +130,7 @@ class LadderVAE(VAE):
 
         # Not zeros: the gradient of a norm of zeros is hundreds of times too large.
         self.start = nn.Parameter(torch.randn(1, widths[-1], *shapes[0][1:]))
+        self.of_class = OfClass(config.classes, widths[-1])
         self.stages = nn.ModuleList()
         counts = layers_by_resolution(config.stochastic_layers, len(widths))
         for above, width, count in zip((0, *widths[:0:-1]), widths[::-1], counts, strict=True):
@@ -158,19 +159,23 @@ class LadderVAE(VAE):
             )
         return reason
 
-    def observe(self, x_NCHW: Tensor) -> tuple[Tensor, ...]:
-        """The encoder's feature maps, coarsest first."""
+    def _begin(self, count: int, label_N: Tensor | None) -> Tensor:
+        """What the top-down path starts from (N, C, H, W): the class is known to all layers, for inference and generation alike."""
+        return self.of_class(self.start.expand(count, -1, -1, -1), label_N)
+
+    def observe(self, x_NCHW: Tensor, label_N: Tensor | None = None) -> tuple[Tensor, ...]:
+        """What the top-down path starts from, then the encoder's feature maps, coarsest first."""
         features = []
         for stage in self.down:
             x_NCHW = self._again(stage, x_NCHW)
             features.append(x_NCHW)
-        return tuple(features[::-1])
+        return self._begin(len(x_NCHW), label_N), *features[::-1]
 
     def infer(self, observed: tuple[Tensor, ...], noise_ND: Tensor) -> Posterior:
         """Top-down, each layer's posterior from the sample of those above it."""
         noises, found = iter(noise_ND.split(self.rate_groups, dim=1)), []
-        h_NCHW = self.start.expand(len(noise_ND), -1, -1, -1)
-        for stage, features_NCHW in zip(self._down_from_top(), observed, strict=True):
+        h_NCHW, *features = observed
+        for stage, features_NCHW in zip(self._down_from_top(), features, strict=True):
             h_NCHW = self._again(stage.rise, h_NCHW)
             for layer in stage:
                 h_NCHW, *of_layer = self._again(layer.infer, h_NCHW, features_NCHW, next(noises))
@@ -178,9 +183,9 @@ class LadderVAE(VAE):
         mean_ND, logvar_ND, e_ND = (torch.cat(each, dim=1) for each in zip(*found, strict=True))
         return Posterior(mean_ND, logvar_ND, e_ND, self.head(h_NCHW).float())
 
-    def decode(self, z_ND: Tensor) -> Tensor:
+    def decode(self, z_ND: Tensor, label_N: Tensor | None = None) -> Tensor:
         layers = iter(z_ND.split(self.rate_groups, dim=1))
-        h_NCHW = self.start.expand(len(z_ND), -1, -1, -1)
+        h_NCHW = self._begin(len(z_ND), label_N)
         for stage in self._down_from_top():
             h_NCHW = self._again(stage.rise, h_NCHW)
             for layer in stage:

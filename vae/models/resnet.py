@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from vae.config import ModelConfig
 from vae.models.base import VAE, bounded, likelihood, norm
-from vae.models.blocks import residual_down, residual_up
+from vae.models.blocks import OfClass, residual_down, residual_up
 
 
 class ResnetVAE(VAE):
@@ -19,7 +19,7 @@ class ResnetVAE(VAE):
         super().__init__()
         height, width, _ = config.image_shape
         widths, strides = config.widths, 2 ** len(config.widths)
-        self.latent_dim = config.latent_dim
+        self.latent_dim, self.classes = config.latent_dim, config.classes
         self.bottom = (widths[-1], height // strides, width // strides)
         flat = self.bottom[0] * self.bottom[1] * self.bottom[2]
         self.encoder = nn.Sequential(
@@ -29,11 +29,14 @@ class ResnetVAE(VAE):
         self.expand = nn.Sequential(
             nn.Linear(config.latent_dim, config.hidden_units), nn.SiLU(), nn.Linear(config.hidden_units, flat)
         )
+        self.class_in_latents = OfClass(config.classes, 2 * config.latent_dim)
+        self.class_in_picture = OfClass(config.classes, config.hidden_units)
         self.likelihood = likelihood(config)
         self.decoder = nn.Sequential(*residual_up(config, self.likelihood.output_channels))
 
-    def observe(self, x_NCHW: Tensor) -> tuple[Tensor, ...]:
-        return bounded(self._through(self.encoder, x_NCHW))
+    def observe(self, x_NCHW: Tensor, label_N: Tensor | None = None) -> tuple[Tensor, ...]:
+        return bounded(self.class_in_latents(self._through(self.encoder, x_NCHW), label_N))
 
-    def decode(self, z_ND: Tensor) -> Tensor:
-        return self._through(self.decoder, self.expand(z_ND).unflatten(1, self.bottom)).float()
+    def decode(self, z_ND: Tensor, label_N: Tensor | None = None) -> Tensor:
+        hidden_NC = self.class_in_picture(self.expand[0](z_ND), label_N)
+        return self._through(self.decoder, self.expand[1:](hidden_NC).unflatten(1, self.bottom)).float()

@@ -74,11 +74,11 @@ class VectorQuantisedVAE(VAE):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         height, width, heads = grid(config)
-        self.bottom, self.latent_dim = (height, width), height * width * heads
+        self.bottom, self.latent_dim, self.classes = (height, width), height * width * heads, config.classes
         last = config.widths[-1]
         self.encoder = nn.Sequential(*residual_down(config), norm(last), nn.SiLU(), nn.Conv2d(last, heads * CODE_SIZE, 1))
         self.book = Codebook(config.codes, CODE_SIZE, self.latent_dim)
-        self.prior = CausalPrior(config.codes, self.latent_dim, last, PRIOR_LAYERS)
+        self.prior = CausalPrior(config.codes, self.latent_dim, last, PRIOR_LAYERS, config.classes)
         self.likelihood = likelihood(config)
         up = residual_up(config, self.likelihood.output_channels)
         self.decoder = nn.Sequential(nn.Conv2d(heads * CODE_SIZE, last, 3, padding=1), *up)
@@ -101,23 +101,23 @@ class VectorQuantisedVAE(VAE):
         super().settle(step)
         self.book.revive(step)
 
-    def observe(self, x_NCHW: Tensor) -> tuple[Tensor, ...]:
-        """The encoder's vectors, float32 (N, P, Z), each of length sqrt(Z)."""
+    def observe(self, x_NCHW: Tensor, label_N: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The encoder's vectors, float32 (N, P, Z), each of length sqrt(Z); what the prior starts from (N, 1, C)."""
         h_NPZ = self._through(self.encoder, x_NCHW).float().permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, CODE_SIZE))
-        return (torch.nn.functional.layer_norm(h_NPZ, (CODE_SIZE,)),)
+        return torch.nn.functional.layer_norm(h_NPZ, (CODE_SIZE,)), self.prior.begin(len(x_NCHW), label_N)
 
     def infer(self, observed: tuple[Tensor, ...], noise_ND: Tensor) -> Posterior:
         """The nearest codes and a draw within their cells; the penalty is commitment, and what moves the book.
 
         With gradients the numbers of the codes are NaN: training asks for none of them, and to sort all cells takes long.
         """
-        (h_NPZ,) = observed
+        h_NPZ, first_N1C = observed
         with torch.autocast(h_NPZ.device.type, enabled=False):
             index_NP = self.book.nearest(h_NPZ)
             codes_NPZ, penalty = self.book.codes_KZ()[index_NP], None
             if torch.is_grad_enabled():
                 penalty = COMMITMENT * (h_NPZ - codes_NPZ).square().sum() + self.book.statistics_loss(h_NPZ, index_NP)
-        logits_NPK = self.prior(index_NP)
+        logits_NPK = self.prior(index_NP, first_N1C)
         log_NPK = torch.log_softmax(logits_NPK, -1)
         chosen_NP = log_NPK.gather(2, index_NP[..., None])[..., 0] + math.log1p(-LEAST)
         rate_ND = -torch.logaddexp(chosen_NP, torch.full_like(chosen_NP, math.log(LEAST / log_NPK.shape[2])))
@@ -135,18 +135,16 @@ class VectorQuantisedVAE(VAE):
         grid_NHWC = codes_NPZ.flatten(1).unflatten(1, (*self.bottom, -1))
         return self._through(self.decoder, grid_NHWC.permute(0, 3, 1, 2)).float()
 
-    def decode(self, z_ND: Tensor) -> Tensor:
+    def decode(self, z_ND: Tensor, label_N: Tensor | None = None) -> Tensor:
         """The likelihood's parameters for normal numbers (N, P): one code after the other, each from those before it."""
         cache: Cache = []
         place_NP = torch.special.ndtr(z_ND.double())
         found: list[Tensor] = []
         for p in range(self.latent_dim):
-            logits_NK = self.prior.next(found[-1] if found else None, p, cache)
-            code, _, upper = cells(logits_NK.expand(len(z_ND), -1))
+            before_N1C = self.prior.code(found[-1])[:, None] if found else self.prior.begin(len(z_ND), label_N)
+            code, _, upper = cells(self.prior.next(before_N1C, p, cache))
             cell = torch.searchsorted(upper, place_NP[:, p, None].contiguous()).clamp_max(code.shape[1] - 1)
             found.append(code.gather(1, cell)[:, 0])
-            if not p:
-                cache[:] = [(key.expand(len(z_ND), -1, -1, -1), value.expand(len(z_ND), -1, -1, -1)) for key, value in cache]
         return self._decoded(self.book.codes_KZ()[torch.stack(found, 1)])
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from vae.config import PriorConfig
 from vae.images import to_model_range
 from vae.models.base import VAE
+from vae.samplers.by_class import ByClass
 from vae.samplers.flow import Flow
 from vae.samplers.mixture import Mixture
 from vae.samplers.normal import Normal
@@ -48,10 +49,20 @@ SAMPLERS: dict[str, type[Sampler]] = {"normal": Normal, "mixture": Mixture, "flo
 
 
 @torch.no_grad()
-def fit_prior(model: VAE, images_NHWC: np.ndarray, config: PriorConfig, seed: int) -> Sampler:
-    """The density ``config.name`` fitted to one posterior sample of each uint8 image."""
+def fit_prior(
+    model: VAE, images_NHWC: np.ndarray, config: PriorConfig, seed: int, label_N: Tensor | None = None
+) -> Sampler | ByClass:
+    """The density ``config.name`` fitted to one posterior sample of each uint8 image; one for each class of a model with classes."""
     device = next(model.parameters()).device
     noise_ND = torch.randn(len(images_NHWC), model.latent_dim, generator=torch.Generator().manual_seed(seed)).to(device)
-    chunks = zip(torch.from_numpy(images_NHWC).split(ENCODED), noise_ND.split(ENCODED), strict=True)
-    z_ND = torch.cat([model.infer(model.observe(to_model_range(x.to(device))), noise).z_ND.cpu() for x, noise in chunks])
-    return SAMPLERS[config.name].fit(z_ND, config, seed)
+    found = []
+    for start in range(0, len(images_NHWC), ENCODED):
+        rows = slice(start, start + ENCODED)
+        labels = None if label_N is None else label_N[rows].to(device)
+        observed = model.observe(to_model_range(torch.from_numpy(images_NHWC[rows]).to(device)), labels)
+        found.append(model.infer(observed, noise_ND[rows]).z_ND.cpu())
+    kind, z_ND = SAMPLERS[config.name], torch.cat(found)
+    if not model.classes:
+        return kind.fit(z_ND, config, seed)
+    assert label_N is not None  # or the model would have refused
+    return ByClass.fit(kind, z_ND, label_N.cpu(), model.classes, config, seed)

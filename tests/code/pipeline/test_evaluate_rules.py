@@ -13,7 +13,8 @@ from configs import model_config
 
 from pipeline import scores
 from pipeline.errors import BadConfigError, BadDataError
-from pipeline.evaluate import _between, _latent_scores, _likelihood, protocol
+from pipeline.evaluate import _latent_scores, _likelihood, protocol
+from pipeline.evaluate_pictures import between
 from pipeline.scores import aggregate_scores, feature_scores, fid_scores, inception
 from vae import artefact
 from vae.data import ImageShards, ShardWriter
@@ -39,7 +40,7 @@ def pair(degrees: float, length_a: float, length_b: float) -> tuple[torch.Tensor
 @pytest.mark.parametrize("degrees", [0.0, 1e-4, 30, 90, 150, 179])
 def test_between_begins_and_ends_at_the_given_points(degrees):
     a, b = pair(degrees, 2.0, 3.0)
-    points = _between(a, b, 9)
+    points = between(a, b, 9)
     assert points.shape == (9, 3)
     torch.testing.assert_close(points[0].double(), a, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(points[-1].double(), b, atol=1e-4, rtol=1e-4)
@@ -48,7 +49,7 @@ def test_between_begins_and_ends_at_the_given_points(degrees):
 @pytest.mark.parametrize("degrees", [10, 60, 120, 170])
 def test_between_points_of_equal_length_keep_it_at_equal_angles(degrees):
     a, b = pair(degrees, 2.0, 2.0)
-    points = _between(a, b, 7).double()
+    points = between(a, b, 7).double()
     torch.testing.assert_close(points.norm(dim=1), torch.full((7,), 2.0, dtype=torch.float64), atol=1e-4, rtol=1e-4)
     steps = [math.degrees(angle(points[i], points[i + 1])) for i in range(6)]
     np.testing.assert_allclose(steps, degrees / 6, atol=0.02)
@@ -58,7 +59,7 @@ def test_between_points_of_equal_length_keep_it_at_equal_angles(degrees):
 @pytest.mark.parametrize("length", [1.5, 3.0])
 def test_between_length_stays_between_those_of_the_ends(degrees, length):
     """Where the prior has its mass: a path that shoots out decodes to what no sample looks like."""
-    points = _between(*pair(degrees, 1.0, length), 11)
+    points = between(*pair(degrees, 1.0, length), 11)
     lengths = points.norm(dim=1)
     assert lengths.min() >= 0.999 and lengths.max() <= length * 1.001
     assert (lengths.diff() > -1e-4).all()
@@ -66,13 +67,13 @@ def test_between_length_stays_between_those_of_the_ends(degrees, length):
 
 def test_between_equal_points_stay_where_they_are():
     a = torch.tensor([0.3, -0.4])
-    torch.testing.assert_close(_between(a, a, 5), a.repeat(5, 1))
+    torch.testing.assert_close(between(a, a, 5), a.repeat(5, 1))
 
 
 def test_between_origin_and_opposite_points_give_numbers():
     a = torch.tensor([1.0, 2.0])
     for start, end in ((torch.zeros(2), a), (a, torch.zeros(2)), (torch.zeros(2), torch.zeros(2)), (a, -a)):
-        assert torch.isfinite(_between(start, end, 9)).all()
+        assert torch.isfinite(between(start, end, 9)).all()
 
 
 def shards(folder, images: np.ndarray) -> ImageShards:
@@ -92,17 +93,17 @@ class Planted:
         self._samples, self.model = samples, self
         self.config, self.prior = SimpleNamespace(latent_dim=3), SimpleNamespace(name="normal")
 
-    def encode(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(self, images: np.ndarray, label_N: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         flat = torch.from_numpy(images).flatten(1).float() / 255
         return torch.stack([flat[:, 0], flat[:, 1], torch.zeros(len(flat))], 1), torch.zeros(len(flat), 3)
 
-    def decode(self, z_ND: torch.Tensor) -> np.ndarray:
+    def decode(self, z_ND: torch.Tensor, label_N: torch.Tensor | None = None) -> np.ndarray:
         return self._samples[: len(z_ND)]
 
     def sample(self, n: int, seed: int) -> np.ndarray:
         return self._samples[:n]
 
-    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+    def reconstruct(self, images: np.ndarray, label_N: torch.Tensor | None = None) -> np.ndarray:
         return images
 
 

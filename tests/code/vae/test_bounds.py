@@ -31,12 +31,12 @@ class LinearGaussian(VAE):
         self.shift, self.widen = shift, widen
         self.likelihood, self.latent_dim = self, 2
 
-    def observe(self, x_NCHW: Tensor) -> tuple[Tensor, ...]:
+    def observe(self, x_NCHW: Tensor, label_N: Tensor | None = None) -> tuple[Tensor, ...]:
         variance_D = 1 / (1 + self.W.square().sum(0) / SPREAD**2)
         mean_ND = (x_NCHW.flatten(1) - self.b) @ self.W * variance_D / SPREAD**2
         return mean_ND + self.shift, (variance_D * self.widen).log().expand_as(mean_ND)
 
-    def decode(self, z_ND: Tensor) -> Tensor:
+    def decode(self, z_ND: Tensor, label_N: Tensor | None = None) -> Tensor:
         return (z_ND @ self.W.T + self.b).reshape(-1, 1, 2, 2)
 
     def log_prob(self, output_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 from configs import fit_config, model_config, prior_config
 
 from vae.config import OBJECTIVES
-from vae.data import ImageShards, ShardWriter
+from vae.data import ImageShards, ShardWriter, save_labels
 from vae.gradients import Gradients
 from vae.likelihood import LIKELIHOODS
 from vae.loader import Loader
@@ -35,6 +35,7 @@ DIGITS = 1e-3  # relative: other processors and versions of torch add in other o
 CASES = {f"model {name}": ({"name": name}, {}) for name in MODELS}
 CASES |= {f"likelihood {name}": ({"likelihood": name}, {}) for name in LIKELIHOODS}
 CASES |= {f"objective {name}": ({}, {"objective": name}) for name in OBJECTIVES}
+CASES |= {f"model {name} of 3 classes": ({"name": name, "classes": 3}, {}) for name in MODELS}
 CASES |= {
     "objective importance of 3 samples": ({}, {"objective": "importance", "importance_samples": 3}),
     "objective elbo with a capacity": ({}, {"capacity_nats": 5.0}),
@@ -50,6 +51,7 @@ def _pictures(directory: Path) -> ImageShards:
     writer = ShardWriter(directory, (8, 8, 1), IMAGES)
     writer.add_all(waves.round().astype(np.uint8)[..., None])
     writer.close()
+    save_labels(directory, np.arange(IMAGES) % 3)
     return ImageShards(directory)
 
 

@@ -15,7 +15,7 @@ from configs import fit_config, model_config
 from torch import nn
 
 from vae.config import FitConfig, ModelConfig
-from vae.data import ImageShards, ShardWriter
+from vae.data import ImageShards, ShardWriter, save_labels
 from vae.errors import ResumeRefusedError, StoppedError
 from vae.gradients import Gradients
 from vae.models import build
@@ -33,7 +33,15 @@ FIT = fit_config(
     checkpoint_every_images=160 * 24,
 )
 ELASTIC = replace(FIT, exactness="elastic")
-LEVELS = (("resume", FIT, MODEL), ("elastic", ELASTIC, MODEL), ("resume, codes", FIT, CODES), ("elastic, codes", ELASTIC, CODES))
+TOLD = model_config(widths=(8,), classes=3)
+LEVELS = (
+    ("resume", FIT, MODEL),
+    ("elastic", ELASTIC, MODEL),
+    ("resume, codes", FIT, CODES),
+    ("elastic, codes", ELASTIC, CODES),
+    ("resume, classes", FIT, TOLD),
+    ("elastic, classes", ELASTIC, TOLD),
+)
 LAST = "step-00000016"
 
 
@@ -89,6 +97,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict]]:
     for image in np.random.default_rng(0).integers(0, 256, (100, 2, 2, 1), np.uint8).repeat(4, 1).repeat(4, 2):
         writer.add(image)
     writer.close()
+    save_labels(root / "shards", np.arange(100) % 3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         for size in (3, 2, 1, 4, 6):
@@ -111,7 +120,7 @@ def test_all_ranks_have_the_same_weights_and_reports(outcomes: dict, size: int) 
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 6])
-@pytest.mark.parametrize("level", ["elastic", "elastic, codes"])
+@pytest.mark.parametrize("level", ["elastic", "elastic, codes", "elastic, classes"])
 def test_elastic_is_the_same_bits_at_every_world_size(outcomes: dict, size: int, level: str) -> None:
     assert outcomes[size][0][level] == outcomes[1][0][level]
 

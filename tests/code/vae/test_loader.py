@@ -24,7 +24,8 @@ def test_batch_is_the_streams_rows_in_model_range(fit_config: FitConfig, shards:
     loader = Loader(shards, replace(fit_config, memory_format=layout), CPU, None)
     for step in (0, 7, 3):  # 96 images, 16 a step: step 7 lies in the second epoch
         indices = stream_indices(96, fit_config.seed, 16 * step + 4, 16 * step + 12)
-        batch = loader.batch(step, slice(4, 12))
+        batch, label_N = loader.batch(step, slice(4, 12))
+        assert label_N is None
         assert torch.equal(batch, to_model_range(torch.from_numpy(shards.gather(indices))))
         assert batch.is_contiguous() == (layout == "contiguous") or batch.shape[1] == 1
 

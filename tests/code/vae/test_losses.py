@@ -163,7 +163,7 @@ def test_objective_has_a_gradient_for_every_parameter(model_config: ModelConfig,
     assert uniform is None and noise.shape == (6, 3 * samples)
     assert bool((noise == 0).all()) == (objective == "deterministic")
     x_NCHW = torch.rand(6, 1, 8, 8) * 2 - 1
-    loss, sums = measure(model, x_NCHW, noise, None, 0)
+    loss, sums = measure(model, x_NCHW, None, noise, None, 0)
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in model.parameters())
     assert sums[2] == 6 and sums.dtype == torch.float64 and not sums.requires_grad
@@ -174,7 +174,7 @@ def test_objective_reports_the_mean_over_the_samples_of_each_image(model_config:
     model = build(model_config)
     measure, x_NCHW = Objective(model, config, CPU), torch.rand(5, 1, 8, 8) * 2 - 1
     noise, _ = measure.draw(0, 64)
-    _, sums = measure(model, x_NCHW, noise, None, 0)
+    _, sums = measure(model, x_NCHW, None, noise, None, 0)
     each = [model(x_NCHW, noise[:, 3 * k : 3 * k + 3]) for k in range(4)]
     assert float(sums[0]) == pytest.approx(np.mean([float(t.distortion_N.detach().sum()) for t in each]), rel=1e-5)
     assert float(sums[1]) == pytest.approx(np.mean([float(t.rate_ND.detach().sum()) for t in each]), rel=1e-5)
@@ -197,7 +197,7 @@ def test_bernoulli_training_draws_other_bits_at_each_step_and_the_same_after_a_r
     assert first.shape == (fit_config.global_batch_size, 64) and torch.equal(first, again) and not torch.equal(first, other)
     seen: list[Tensor] = []
     grey = torch.zeros(4, 1, 8, 8)
-    measure(lambda x, noise: (seen.append(x), model(x, noise))[1], grey, torch.zeros(4, 3), first[:4], 0)
+    measure(lambda x, noise, label: (seen.append(x), model(x, noise))[1], grey, None, torch.zeros(4, 3), first[:4], 0)
     assert torch.equal(seen[0], torch.where(first[:4].view(4, 1, 8, 8) < 0.5, 1.0, -1.0))
 
 

@@ -53,11 +53,16 @@ def entered(model: VectorQuantisedVAE, z_ND: Tensor) -> Tensor:
     return model.book.nearest(rows_NPZ)
 
 
+def prior_of(model: VectorQuantisedVAE, index_NP: Tensor) -> Tensor:
+    """The prior's logits of a model without classes."""
+    return model.prior(index_NP, model.prior.begin(len(index_NP), None))
+
+
 @torch.no_grad()
 def test_rate_is_that_of_the_codes_under_the_prior_whose_mass_is_one() -> None:
     model = shaken(config(codes=3, latent_dim=1))  # 2x2 places: 81 sequences
     every = torch.tensor(list(itertools.product(range(3), repeat=4)))
-    mass = (1 - LEAST) * torch.softmax(model.prior(every).double(), -1) + LEAST / 3
+    mass = (1 - LEAST) * torch.softmax(prior_of(model, every).double(), -1) + LEAST / 3
     log_mass = mass.gather(2, every[..., None])[..., 0].log().sum(1)
     assert float(log_mass.exp().sum()) == pytest.approx(1, abs=1e-9) and log_mass.std() > 0.1
     terms = model(images(5), torch.randn(5, 4))
@@ -112,12 +117,12 @@ def test_posterior_numbers_are_normal_within_their_cells() -> None:
 def test_normal_numbers_are_codes_in_the_proportions_of_the_prior() -> None:
     model = shaken(config(codes=5, latent_dim=1))
     drawn = entered(model, torch.randn(40_000, 4))
-    mass = cells(model.prior(drawn[:1]))[1][0, 0]
-    order = cells(model.prior(drawn[:1]))[0][0, 0]
+    mass = cells(prior_of(model, drawn[:1]))[1][0, 0]
+    order = cells(prior_of(model, drawn[:1]))[0][0, 0]
     share = torch.bincount(drawn[:, 0], minlength=5)[order] / 40_000
     assert mass.max() - mass.min() > 0.05
     torch.testing.assert_close(share.double(), mass, atol=0.01, rtol=0)
-    likely = (1 - LEAST) * torch.softmax(model.prior(drawn).double(), -1) + LEAST / 5
+    likely = (1 - LEAST) * torch.softmax(prior_of(model, drawn).double(), -1) + LEAST / 5
     given = likely[:, 3].gather(1, drawn[:, 3:4])[:, 0]  # E[1 / p(k_3 | k_<3)] over draws is the number of codes
     assert float((1 / given).mean()) == pytest.approx(5, rel=0.05)
 
@@ -126,7 +131,7 @@ def test_normal_numbers_are_codes_in_the_proportions_of_the_prior() -> None:
 def test_temperature_0_draws_the_most_probable_codes() -> None:
     model = shaken(config(codes=9))
     drawn = entered(model, torch.zeros(1, model.latent_dim))
-    assert torch.equal(model.prior(drawn).argmax(2), drawn)
+    assert torch.equal(prior_of(model, drawn).argmax(2), drawn)
 
 
 @pytest.mark.parametrize("codes", [2, 3, 8, 9])
@@ -141,22 +146,22 @@ def test_middle_out_has_every_rank_once_and_the_first_in_the_middle(codes: int) 
 @torch.no_grad()
 def test_prior_of_a_place_knows_the_codes_before_it_alone_and_one_by_one_gives_the_same() -> None:
     torch.manual_seed(0)
-    prior = CausalPrior(codes=7, places=6, channels=32, layers=2)
+    prior = CausalPrior(codes=7, places=6, channels=32, layers=2, classes=2)
     for p in prior.parameters():
         p.data += 0.2 * torch.randn(p.shape)
     index_NP = torch.randint(0, 7, (3, 6))
-    whole = prior(index_NP)
+    first_N1C = prior.begin(3, torch.tensor([1, 0, 1]))
+    whole = prior(index_NP, first_N1C)
     for place in range(6):
         other = index_NP.clone()
         other[:, place] = (other[:, place] + 1) % 7
-        changed = (prior(other) - whole).abs().amax((0, 2)) > 1e-6
+        changed = (prior(other, first_N1C) - whole).abs().amax((0, 2)) > 1e-6
         assert changed.tolist() == [p > place for p in range(6)]
     cache: list = []
     for place in range(6):
-        logits = prior.next(index_NP[:, place - 1] if place else None, place, cache)
-        torch.testing.assert_close(logits.expand(3, -1), whole[:, place], rtol=1e-4, atol=1e-5)
-        if not place:
-            cache[:] = [(k.expand(3, -1, -1, -1), v.expand(3, -1, -1, -1)) for k, v in cache]
+        logits = prior.next(prior.code(index_NP[:, place - 1])[:, None] if place else first_N1C, place, cache)
+        torch.testing.assert_close(logits, whole[:, place], rtol=1e-4, atol=1e-5)
+    assert not torch.equal(prior(index_NP, prior.begin(3, torch.tensor([0, 0, 1])))[0], whole[0])
 
 
 def taught(book: Codebook, batches: list[Tensor]) -> None:
@@ -201,10 +206,10 @@ def test_dead_codes_come_back_where_vectors_are_badly_told() -> None:
 
 def test_gradient_passes_the_codes_as_if_they_were_the_vectors() -> None:
     model = shaken(config())
-    (h_NPZ,) = (each.detach().requires_grad_() for each in model.observe(images(2)))
+    h_NPZ, first_N1C = (each.detach().requires_grad_() for each in model.observe(images(2)))
     entering: list[Tensor] = []
     model.decoder.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]) or inputs[0].retain_grad())
-    found = model.infer((h_NPZ,), torch.randn(2, model.latent_dim))
+    found = model.infer((h_NPZ, first_N1C), torch.randn(2, model.latent_dim))
     found.output_NCHW.square().sum().backward()
     expected = entering[0].grad.permute(0, 2, 3, 1).reshape(h_NPZ.shape)
     torch.testing.assert_close(h_NPZ.grad, expected)
