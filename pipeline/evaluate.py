@@ -1,13 +1,14 @@
 """Stage evaluate: judges models/vae on the test split, which neither tune nor train has seen.
 
 In: data/processed, models/vae, models/extractor, reports/train/run.json. Out: reports/evaluate/{metrics.json, protocol.json,
-latents.csv, samples.png, classes.png, reconstructions.png, interpolations.png, traversals.png, latents.png, factors.png}; where the
-images come with known factors also factors.csv.
+intervals.json, doctor.json, slices.csv, latents.csv, samples.png, classes.png, reconstructions.png, interpolations.png, traversals.png,
+latents.png, factors.png, worst.png, typical.png, neighbours.png}; where the images come with known factors also factors.csv.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,12 +17,16 @@ import pandas as pd
 import torch
 
 from pipeline import evaluate_pictures, stage
+from pipeline.doctor import HEALTHY, Finding, diagnose
+from pipeline.errors import TrainingFailedError
+from pipeline.judgement import MOST_TRAINING_IMAGES, extremes, intervals, remembered, slices
 from pipeline.outbox import connect
-from pipeline.paths import INDEX, METRICS, RUN, SECOND, Paths
+from pipeline.paths import DOCTOR, INDEX, INTERVALS, METRICS, PROTOCOL, RUN, SECOND, SLICES, Paths
 from pipeline.plots import draw_information
 from pipeline.scores import (
     BLUR_SIGMA_PIXELS,
     NOISE_LEVELS,
+    Scores,
     aggregate_scores,
     class_scores,
     feature_scores,
@@ -33,13 +38,15 @@ from vae.data import ImageShards
 from vae.extractor import load_extractor
 from vae.files import MANIFEST, canonical_json, read_json, read_manifest, replaced_directory, sha256_file, write_text
 from vae.images import to_model_range
-from vae.metrics.bounds import bits_per_dim, importance_weighted_nll
+from vae.metrics.bounds import bits_per_dim, importance_weighted_nll, shuffled_gain
 from vae.metrics.factors import FACTOR_SCORES, factor_scores, information
 from vae.metrics.frechet import TooFewSamplesError
+from vae.metrics.intervals import LEVEL, RESAMPLES
 from vae.metrics.kernel import SUBSET_IMAGES
 from vae.metrics.manifold import NEIGHBOURS
+from vae.metrics.neighbours import NEAR_QUANTILE
 from vae.metrics.terms import active_units, psnr_db
-from vae.validation import bound, observed
+from vae.validation import image_terms, observed
 
 PARAMS = ("base.seed", "evaluate")
 THREADS = 2  # fixed: the number of threads changes the last bits of the result
@@ -47,18 +54,24 @@ BATCH = 256
 log = logging.getLogger("pipeline.evaluate")
 
 
-def _likelihood(values: SimpleNamespace, generator: Generator, test: ImageShards) -> dict[str, float]:
-    section, seed = values.evaluate, values.base.seed
-    terms, (images, label_N) = bound(generator.model, test, BATCH, seed), test.labelled(section.importance_images)
-    some = observed(generator.model, to_model_range(torch.from_numpy(images)), seed, 0)
-    nll_N = importance_weighted_nll(generator.model, some, section.importance_samples, seed, label_N)
-    nll = float(nll_N.mean())
+def _likelihood(
+    values: SimpleNamespace, generator: Generator, test: ImageShards, terms_N2: torch.Tensor
+) -> tuple[dict[str, float], torch.Tensor]:
+    """Scores of the bound and of the likelihood; and the latter of each of ``evaluate.importance_images``, in nats."""
+    section, seed, model = values.evaluate, values.base.seed, generator.model
+    images, label_N = test.labelled(section.importance_images)
+    some = observed(model, to_model_range(torch.from_numpy(images)), seed, 0)
+    nll_N = importance_weighted_nll(model, some, section.importance_samples, seed, label_N)
+    nll, (distortion, rate) = float(nll_N.mean()), terms_N2.mean(0).tolist()
     return {
-        **terms,
+        "elbo_nats": -(distortion + rate),
+        "distortion_nats": distortion,
+        "rate_nats": rate,
         "nll_nats": nll,
         "nll_standard_error_nats": float(nll_N.std() / len(nll_N) ** 0.5) if len(nll_N) > 1 else 0.0,
         "bits_per_dim": bits_per_dim(nll, test.image_shape),
-    }
+        "shuffled_gain_nats": float(shuffled_gain(model, some, seed, label_N).mean()),
+    }, nll_N
 
 
 def _factor_scores(mean_ND: np.ndarray, factors: pd.DataFrame, seed: int) -> tuple[dict[str, float | None], pd.DataFrame | None]:
@@ -74,16 +87,10 @@ def _factor_scores(mean_ND: np.ndarray, factors: pd.DataFrame, seed: int) -> tup
 
 
 def _latent_scores(
-    generator: Generator, test: ImageShards, index: pd.DataFrame, seed: int
+    generator: Generator, mean_ND: torch.Tensor, index: pd.DataFrame, seed: int
 ) -> tuple[dict[str, float | None], pd.DataFrame | None]:
-    """Scores of the posterior means, and where the images come with known factors what each latent of a vector tells of each."""
-    images, label_N = test.labelled(len(test))
-    mean_ND, _ = generator.encode(images, label_N)
-    scores: dict[str, float | None] = {
-        "psnr_db": psnr_db(torch.from_numpy(images), torch.from_numpy(generator.decode(mean_ND, label_N))),
-        "active_units": active_units(mean_ND),
-        "latent_dim": generator.config.latent_dim,
-    }
+    """Scores of the test images' posterior means; where these come with known factors also what each latent of a vector tells of each."""
+    scores: dict[str, float | None] = {"active_units": active_units(mean_ND), "latent_dim": generator.config.latent_dim}
     columns = [column for column in index if column.startswith("factor_")]
     known = index.loc[index["split"] == "test", columns]
     if not columns or known.isna().any(axis=None) or not generator.model.vector_latents:
@@ -108,45 +115,75 @@ def protocol(values: SimpleNamespace, generator: Generator, hashes: tuple[str, s
         "coverage_neighbours": NEIGHBOURS,
         "fid_weights_sha256": values.evaluate.inception_sha256 or None,
         "quantisation": "uint8",
+        "near_quantile_of_test_images": NEAR_QUANTILE,
+        "near_most_training_images": MOST_TRAINING_IMAGES,
+        "interval_level": LEVEL,
+        "interval_resamples": RESAMPLES,
         "prior": generator.prior.name,
+        "temperature": 1.0,
+        "classes": generator.config.classes,
         "importance_samples": values.evaluate.importance_samples,
         "importance_images": values.evaluate.importance_images,
         "seed": values.base.seed,
     }
 
 
+def _healthy(found: list[Finding], values: SimpleNamespace) -> None:
+    """Log the doctor's word; TrainingFailedError where parameters ask for a healthy model and it is none."""
+    for finding in found:
+        log.info("%s: %s%s", finding.name, finding.evidence, f"; change {finding.remedy}" if finding.remedy else "")
+    if values.evaluate.must_be_healthy and found[0].name != HEALTHY:
+        told = "; ".join(f"{finding.name} ({finding.evidence}): change {finding.remedy}" for finding in found)
+        raise TrainingFailedError(f"evaluate.must_be_healthy is true, and the model is not: {told}")
+
+
 def evaluate(values: SimpleNamespace, paths: Paths) -> None:
-    """Score, draw, write the report and add it to the training's MLflow run."""
+    """Score, draw, judge, write the report and add it to the training's MLflow run."""
     torch.set_num_threads(THREADS)
-    facts = read_manifest(paths.processed)
+    facts, seed = read_manifest(paths.processed), values.base.seed
     fid_network = inception(values, paths)  # first: a wrong file is told before minutes of work
     generator = load_artefact(paths.model)
     network, extractor_hash = load_extractor(paths.extractor)
     second, second_hash = load_extractor(paths.extractor / SECOND)
-    test = ImageShards(paths.processed / "test")
+    test, train = ImageShards(paths.processed / "test"), ImageShards(paths.processed / "train")
     index = pd.read_parquet(paths.processed / INDEX)
-    metrics: dict[str, float | None] = {}
     log.info("likelihood of %d test images", len(test))
-    metrics |= _likelihood(values, generator, test)
-    scores, told = _latent_scores(generator, test, index, values.base.seed)
-    metrics |= scores
+    terms_N2 = image_terms(generator.model, test, BATCH, seed)
+    likelihood, nll_N = _likelihood(values, generator, test, terms_N2)
+    images, label_N = test.labelled(len(test))
+    mean_ND, _ = generator.encode(images, label_N)
+    copies = generator.decode(mean_ND, label_N)
+    psnr_N = psnr_db(torch.from_numpy(images), torch.from_numpy(copies))
+    scores, told = _latent_scores(generator, mean_ND, index, seed)
+    metrics: Scores = {**likelihood, "psnr_db": float(psnr_N.mean()), **scores}
     metrics |= aggregate_scores(values, generator, test)
     log.info("FCD, kernel distance and coverage of %d samples", values.evaluate.samples)
-    drawn_NHWC = generator.sample(values.evaluate.samples, values.base.seed)
+    drawn_NHWC = generator.sample(values.evaluate.samples, seed)
     metrics |= feature_scores(values, generator, drawn_NHWC, (network, second), paths)
-    metrics |= class_scores(generator, network, drawn_NHWC, test, values.base.seed)
+    metrics |= class_scores(generator, network, drawn_NHWC, test, seed)
     if fid_network is not None:
         log.info("FID of %d samples", values.evaluate.samples)
         metrics |= fid_scores(drawn_NHWC, fid_network, test, facts["mode"])
     tracker = connect(paths)
     run_id = read_json(paths.train_report / RUN)["run_id"]
     with replaced_directory(paths.evaluate_report) as report:
-        evaluate_pictures.write(report, generator, test, values.base.seed)
+        evaluate_pictures.write(report, generator, test, seed)
+        extremes(images, copies, psnr_N, terms_N2, facts["mode"], report)
+        metrics |= remembered(drawn_NHWC, network, test, train, facts["mode"], report / "neighbours.png")
+        features = network.features(images), network.features(drawn_NHWC)
+        bounds = intervals(metrics, terms_N2, psnr_N, nll_N, features, seed)
+        found = diagnose(metrics, generator.prior.name)
         draw_information(told, report / "factors.png")
         if told is not None:
             told.to_csv(report / "factors.csv")
-        write_text(report / METRICS, canonical_json(metrics))
-        write_text(report / "protocol.json", canonical_json(protocol(values, generator, (extractor_hash, second_hash), paths)))
+        slices(index.loc[index["split"] == "test", "label"], terms_N2, psnr_N).to_csv(report / SLICES, index=False)
+        for name, content in (
+            (METRICS, metrics),
+            (INTERVALS, bounds),
+            (DOCTOR, [asdict(finding) for finding in found]),
+            (PROTOCOL, protocol(values, generator, (extractor_hash, second_hash), paths)),
+        ):
+            write_text(report / name, canonical_json(content))
         if tracker.exists(run_id):
             tracker.metrics(run_id, {f"test_{name}": value for name, value in metrics.items() if value is not None})
             tracker.artifacts(run_id, report, "evaluate")
@@ -154,6 +191,7 @@ def evaluate(values: SimpleNamespace, paths: Paths) -> None:
             log.warning("the training's run %s is not in %s: metrics are in %s only", run_id, tracker.uri, report)
     shown = ("elbo_nats", "nll_nats", "bits_per_dim", "fcd", "kid", "coverage", "psnr_db", "active_units")
     log.info("%s", ", ".join(f"{k} {metrics[k]:.4g}" for k in shown if metrics[k] is not None))
+    _healthy(found, values)
 
 
 if __name__ == "__main__":

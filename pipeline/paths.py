@@ -39,6 +39,8 @@ _PLACES = {
     "train_report": "reports/train",
     "evaluate_report": "reports/evaluate",
     "register_report": "reports/register",
+    "report": "reports/report.html",
+    "comparisons": "reports/compare",  # pages of `python -m pipeline.compare`; of no stage
     "plan": "reports/plan.json",  # what `python -m pipeline.plan` foresees; of no stage
     "work": ".work",  # locks, checkpoints, spools, Ray's files: safe to delete when nothing runs
     "mlflow_database": "mlflow.db",
@@ -53,3 +55,5 @@ SKIPPED = "skipped.csv"
 BEST = "best.json"
 RUN = "run.json"
 METRICS = "metrics.json"
+DECISION, LINEAGE = "decision.json", "lineage.json"
+DOCTOR, INTERVALS, PROTOCOL, SLICES = "doctor.json", "intervals.json", "protocol.json", "slices.csv"

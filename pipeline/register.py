@@ -1,12 +1,13 @@
 """Stage register: puts models/vae into the MLflow registry and gives the alias ``champion`` to the better of it and the last.
 
-In: models/vae, models/extractor, data/processed, reports/{evaluate,train}. Out: reports/register/decision.json. The rule: the
+In: models/vae, models/extractor, data/processed, reports/{evaluate,train}. Out: reports/register/{decision,lineage}.json. The rule: the
 first version, or the lower FCD on the test split, both scored here with the same protocol; a tie keeps the champion.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from pipeline import stage
 from pipeline.evaluate import THREADS
 from pipeline.outbox import connect
-from pipeline.paths import METRICS, RUN, Paths
+from pipeline.paths import DECISION, INTERVALS, LINEAGE, METRICS, PROTOCOL, RUN, Paths
 from pipeline.registry import CHAMPION, Registry
 from pipeline.scores import fcd
 from vae.artefact import load_artefact
@@ -103,8 +104,8 @@ def register(values: SimpleNamespace, paths: Paths) -> None:
     registry = Registry(tracker, values.register.name)
     run = read_json(paths.train_report / RUN)["run_id"]
     run_id = run if tracker.exists(run) else tracker.run("register", tags={"vaeline.stage": "register"})
-    champion = registry.champion()
-    version = registry.add(run_id, paths.model, generator, numbers, lineage(paths))
+    champion, known = registry.champion(), lineage(paths)
+    version = registry.add(run_id, paths.model, generator, numbers, known)
     champion_fcd = None
     if champion is not None and metrics["fcd"] is not None:
         champion_fcd = _champion_fcd(values, paths, registry.fetch(champion, paths.work / "champion"))
@@ -123,8 +124,11 @@ def register(values: SimpleNamespace, paths: Paths) -> None:
         "champion_fcd": champion_fcd,
     }
     with replaced_directory(paths.register_report) as report:
-        write_text(report / "decision.json", canonical_json(record))
-        tracker.artifacts(run_id, report, "register")
+        write_text(report / DECISION, canonical_json(record))
+        write_text(report / LINEAGE, canonical_json(known))
+        for name in (METRICS, INTERVALS, PROTOCOL):
+            shutil.copy(paths.evaluate_report / name, report / name)
+        tracker.artifacts(run_id, report, registry.place(version))
     word = "is now" if decision.promote else "is not"
     log.info("%s version %s %s the %s: %s", values.register.name, version, word, CHAMPION, decision.reason)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 import vae
-from pipeline.errors import UnavailableError
+from pipeline.errors import InputMissingError, UnavailableError
 from pipeline.tracking import Tracker
 from vae.artefact import Generator
 
@@ -75,6 +76,38 @@ class Registry:
     def promote(self, version: str) -> None:
         """Give the alias to ``version``."""
         self._tracker.client.set_registered_model_alias(self.name, CHAMPION, version)
+
+    def version(self, which: str) -> str:
+        """The number of a version that is named by it or by an alias; InputMissingError where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if which.isdecimal():
+                return str(self._tracker.client.get_model_version(self.name, which).version)
+            return str(self._tracker.client.get_model_version_by_alias(self.name, which).version)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise UnavailableError(f"the registry at {self._tracker.uri} does not answer: {error}") from None
+            raise InputMissingError(
+                f"models:/{self.name} has no version or alias {which!r} in {self._tracker.uri}: `make ui` lists those there are"
+            ) from None
+
+    @staticmethod
+    def place(version: str) -> str:
+        """Where its run keeps what belongs to a version: a run whose model is evaluated anew may have several."""
+        return f"register/{version}"
+
+    def told(self, version: str, file: str) -> dict[str, Any]:
+        """A JSON file that stage register left with the version; InputMissingError where an older commit left none."""
+        import mlflow
+
+        run_id = self._tracker.client.get_model_version(self.name, version).run_id
+        try:
+            return json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/{self.place(version)}/{file}"))
+        except (mlflow.exceptions.MlflowException, OSError):
+            raise InputMissingError(
+                f"version {version} of models:/{self.name} has no {file}: an older commit registered it, evaluate it anew"
+            ) from None
 
     def fetch(self, version: str, destination: Path) -> Path:
         """The artefact of a version, copied below ``destination``."""

@@ -13,11 +13,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from pipeline import images, params
 from pipeline.cluster import check_local, load_profile
 from pipeline.console import set_up_logging
-from pipeline.paths import METRICS, Paths
+from pipeline.paths import DECISION, DOCTOR, METRICS, Paths
 from pipeline.registry import Registry
 from pipeline.stage import FAILURE_FILE, guarded, note_seconds
 from pipeline.tracking import Tracker, uri
@@ -65,18 +66,21 @@ def _before(paths: Paths) -> Registry:
 
 def _closing(paths: Paths, seconds: float) -> str:
     """Where to look next, from the files of the run."""
-    metrics, decision = read_json(paths.evaluate_report / METRICS), read_json(paths.register_report / "decision.json")
+    metrics, decision = read_json(paths.evaluate_report / METRICS), read_json(paths.register_report / DECISION)
     beside = {name: metrics.get(real) for name, real in SHOWN.items()}
     rows = "\n".join(
         f"    {name:<16} {metrics[name]:<8.4g}" + ("" if beside[name] is None else f"real images: {beside[name]:.4g}")
         for name in SHOWN
         if metrics.get(name) is not None
     )
+    findings: Any = read_json(paths.evaluate_report / DOCTOR)
+    doctor = "; ".join(finding["name"] for finding in findings)
     return f"""
 Done in {seconds:.0f} s: models:/{decision["name"]}@champion is version {decision["champion"]} ({decision["reason"]}).
 
+  the report    reports/report.html  (one page, to be opened in a browser or sent on)
   samples       reports/evaluate/samples.png  (beside it: reconstructions, interpolations, traversals)
-  the search    reports/tune/trials.png
+  the doctor    {doctor}
   the metrics   dvc metrics show, or reports/evaluate/metrics.json:
 {rows}
   MLflow        make ui  (store: {uri(paths)})
@@ -105,7 +109,7 @@ def main() -> None:
         codes.append(_repro(paths))
         if codes[0] == 0 and registry.champion() is None:  # DVC cannot know that a store was removed, or another one set
             print(f"the store {uri(paths)} has no champion: registering again", file=sys.stderr)
-            codes[0] = _repro(paths, "--force", "--single-item", "register")
+            codes[0] = _repro(paths, "--force", "--single-item", "register") or _repro(paths)
         if codes[0] == 0:
             note_seconds("run", time.monotonic() - started, paths)
             print(_closing(paths, time.monotonic() - started))

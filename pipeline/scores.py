@@ -70,6 +70,12 @@ def noised(images_NHWC: np.ndarray, seed: int) -> Tensor:
     return to_uint8(2 * noise(x_NCHW, torch.full((len(x_NCHW),), NOISE_LEVELS / 255), states_N) - 1)
 
 
+def standard_normal(generator: Generator, samples: int, seed: int) -> np.ndarray:
+    """Images of latents from N(0, I), the prior of the bound, whatever density was fitted afterwards."""
+    z_ND = torch.randn(samples, generator.config.latent_dim, generator=torch.Generator().manual_seed(seed))
+    return generator.decode(z_ND, generator.classes(samples, seed))
+
+
 def _spread(features_ND: Tensor, count: int) -> Tensor:
     """``count`` rows at equal distances, as ``ImageShards.spread`` takes them."""
     return features_ND[torch.linspace(0, len(features_ND) - 1, min(count, len(features_ND)), dtype=torch.float64).round().long()]
@@ -103,6 +109,9 @@ def feature_scores(
     def halved() -> float:
         return frechet_distance(*(moments(half_ND) for half_ND in halves))
 
+    of_the_bound: dict[str, Callable[[], float]] = {}
+    if generator.prior.name != "normal":  # else it is ``fcd``
+        of_the_bound["fcd_standard_normal"] = lambda: distance(network.features(standard_normal(generator, samples, seed)))
     count = min(len(test_ND), len(generated_ND), len(train_ND))  # coverage compares equal counts only
     generated_kernel = cache(lambda: kernel_distance(test_ND, generated_ND, seed))
     generated_manifold = cache(lambda: density_and_coverage(_spread(test_ND, count), generated_ND[:count]))
@@ -114,6 +123,7 @@ def feature_scores(
             "fcd_second": lambda: second_distance(drawn_NHWC),
             "fcd_second_real_floor": lambda: second_distance(train_NHWC),
             "fcd_half_floor": halved,
+            **of_the_bound,
             "fcd_reconstructions": lambda: distance(network.features(generator.reconstruct(known, label_N))),
             "fcd_blurred": lambda: distance(network.features(blurred(known))),
             "fcd_noised": lambda: distance(network.features(noised(known, seed))),

@@ -105,12 +105,8 @@ class Preprocess:
 
     def problems(self) -> list[tuple[str, str]]:
         if self.min_brightness_levels > self.max_brightness_levels:
-            return [
-                (
-                    "min_brightness_levels",
-                    f"{self.min_brightness_levels} is greater than max_brightness_levels: nothing would pass",
-                )
-            ]
+            wrong = f"{self.min_brightness_levels} is greater than max_brightness_levels: nothing would pass"
+            return [("min_brightness_levels", wrong)]
         return []
 
 
@@ -188,12 +184,8 @@ class Tune:
         if self.beta_min > self.beta_max:
             found.append(("beta_min", f"{self.beta_min} is greater than beta_max {self.beta_max}: the range is empty"))
         if self.latent_dim_min > self.latent_dim_max:
-            found.append(
-                (
-                    "latent_dim_min",
-                    f"{self.latent_dim_min} is greater than latent_dim_max {self.latent_dim_max}: the range is empty",
-                )
-            )
+            wrong = f"{self.latent_dim_min} is greater than latent_dim_max {self.latent_dim_max}: the range is empty"
+            found.append(("latent_dim_min", wrong))
         return found
 
 
@@ -217,6 +209,7 @@ class Evaluate:
     importance_images: int = field(low=1)
     inception_weights: str
     inception_sha256: str
+    must_be_healthy: bool
 
     def problems(self) -> list[tuple[str, str]]:
         found = []
@@ -240,7 +233,13 @@ class Register:
         return [("name", f"{self.name!r} cannot name a registered model: use letters, digits, - and _")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    title: str
+
+
 SECTIONS: dict[str, type] = {
     "base": Base, "download": Download, "preprocess": Preprocess, "augment": Augment, "extractor": Extractor,
     "fit": Fit, "tune": Tune, "train": Train, "evaluate": Evaluate, "register": Register,
+    "report": Report,
 }  # fmt: skip

@@ -144,6 +144,10 @@ class Tracker:
         """Upload a folder of reports under ``place``."""
         self.client.log_artifacts(run_id, str(directory), place)
 
+    def artifact(self, run_id: str, file: Path, place: str | None = None) -> None:
+        """Upload one file to ``place`` among the run's artefacts, or on top of them."""
+        self.client.log_artifact(run_id, str(file), place)
+
     def end(self, run_id: str, status: str = "FINISHED") -> None:
         """Close a run as FINISHED, FAILED or KILLED."""
         self.client.set_terminated(run_id, status)

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+ZOOM, GAP_PIXELS = 2, 2  # of a grid: how wide a pixel is, and how far two images are apart (in pixels before the zoom)
+
 
 def shown(images_NHWC: np.ndarray, mode: str) -> np.ndarray:
     """uint8 images as a screen shows them: HSV as RGB, RGBA on white; the others as they are."""
@@ -21,7 +23,7 @@ def shown(images_NHWC: np.ndarray, mode: str) -> np.ndarray:
     return np.asarray(picture).reshape(n, h, w, 3)
 
 
-def grid(images_NHWC: np.ndarray, columns: int, zoom: int = 2, gap_pixels: int = 2, mode: str = "") -> Image.Image:
+def grid(images_NHWC: np.ndarray, columns: int, zoom: int = ZOOM, gap_pixels: int = GAP_PIXELS, mode: str = "") -> Image.Image:
     """uint8 (N, H, W, C) tiled row by row into one picture, each pixel ``zoom`` wide, on white; HSV and RGBA need their ``mode``."""
     images_NHWC = shown(images_NHWC, mode)
     n, h, w, c = images_NHWC.shape

@@ -26,6 +26,24 @@ def observed(model: VAE, x_NCHW: Tensor, seed: int, number: int) -> Tensor:
     return binarised(x_NCHW, step_uniforms(seed, number, (len(x_NCHW), x_NCHW[0].numel()), x_NCHW.device))
 
 
+def _terms(model: VAE, images: ImageShards, batch_size: int, seed: int, chunk: int) -> Tensor:
+    """Distortion and rate of each image of a chunk (., 2), float64, in nats."""
+    device = next(model.parameters()).device
+    rows = np.arange(chunk * batch_size, min((chunk + 1) * batch_size, len(images)))
+    x_NCHW, label_N = to_model_range(torch.from_numpy(images.gather(rows)).to(device)), images.labels(rows, device)
+    noise_ND = step_noise(seed + BOUND_SEED_OFFSET, chunk, (len(x_NCHW), model.latent_dim), device)
+    terms = model(observed(model, x_NCHW, seed + BOUND_SEED_OFFSET, chunk), noise_ND, label_N)
+    return torch.stack([terms.distortion_N.double(), terms.rate_ND.double().sum(1)], 1)
+
+
+@torch.no_grad()
+def image_terms(model: VAE, images: ImageShards, batch_size: int, seed: int) -> Tensor:
+    """Distortion and rate of each image (N, 2), float64, in nats: ``bound`` is their mean."""
+    return torch.cat(
+        [_terms(model, images, batch_size, seed, chunk).cpu() for chunk in range(math.ceil(len(images) / batch_size))]
+    )
+
+
 @torch.no_grad()
 def bound(model: VAE, images: ImageShards, batch_size: int, seed: int) -> Metrics:
     """The beta = 1 bound of ``images`` and its two terms, in nats per image, reduced as sums and counts over all ranks.
@@ -37,11 +55,7 @@ def bound(model: VAE, images: ImageShards, batch_size: int, seed: int) -> Metric
     # A row for each chunk, of which each rank fills its own: to add zeros is exact, so the sum has one order on any world size.
     terms_by_chunk = torch.zeros(chunks, 2, dtype=torch.float64)
     for chunk in range(rank(), chunks, world_size()):
-        rows = np.arange(chunk * batch_size, min((chunk + 1) * batch_size, len(images)))
-        x_NCHW, label_N = to_model_range(torch.from_numpy(images.gather(rows)).to(device)), images.labels(rows, device)
-        noise_ND = step_noise(seed + BOUND_SEED_OFFSET, chunk, (len(x_NCHW), model.latent_dim), device)
-        terms = model(observed(model, x_NCHW, seed + BOUND_SEED_OFFSET, chunk), noise_ND, label_N)
-        terms_by_chunk[chunk] = torch.stack([terms.distortion_N.double().sum(), terms.rate_ND.double().sum()]).cpu()
+        terms_by_chunk[chunk] = _terms(model, images, batch_size, seed, chunk).sum(0).cpu()
     distortion, rate = (all_reduce_sum(terms_by_chunk.to(device)).sum(0) / len(images)).tolist()
     return {
         "elbo_nats": -(distortion + rate),

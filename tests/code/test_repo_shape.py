@@ -16,7 +16,7 @@ from pipeline import params
 from pipeline.paths import _PLACES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-STAGES = ("download", "preprocess", "augment", "extractor", "tune", "train", "evaluate", "register")
+STAGES = ("download", "preprocess", "augment", "extractor", "tune", "train", "evaluate", "register", "report")
 MOST_LINES = 250
 GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 HEAVY = ("ray", "mlflow", "dvc", "yaml")
@@ -87,7 +87,9 @@ def test_outs_and_artefact_deps_are_paths_of_the_workspace() -> None:
             assert out in known, f"{stage}: {out} is not in pipeline/paths.py"
         for dep in told["deps"]:
             inside = any(dep == place or dep.startswith(place + "/") for place in known)
-            assert dep.endswith(".py") or dep == "${download.path}" or inside, f"{stage}: {dep} is not in pipeline/paths.py"
+            assert dep.endswith((".py", ".jinja")) or dep == "${download.path}" or inside, (
+                f"{stage}: {dep} is not in pipeline/paths.py"
+            )
 
 
 def test_every_report_a_stage_reads_is_made_by_an_earlier_one() -> None:

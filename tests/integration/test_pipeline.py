@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from workspace import Workspace
+from workspace import Workspace, one_line
 
-STAGES = ("download", "preprocess", "augment", "extractor", "tune", "train", "evaluate", "register")
+STAGES = ("download", "preprocess", "augment", "extractor", "tune", "train", "evaluate", "register", "report")
 METRICS = ("elbo_nats", "nll_nats", "bits_per_dim", "fcd", "psnr_db", "active_units")
 
 
@@ -131,10 +131,10 @@ def test_no_file_of_the_registered_model_is_a_pickle(done: Workspace) -> None:
 def test_changed_parameter_reruns_exactly_the_stages_that_read_it(done: Workspace) -> None:
     before = (done.root / "params.yaml").read_text()
     expected = {
-        "evaluate.importance_samples": ["evaluate", "register"],
-        "train.max_failures": ["train", "evaluate", "register"],
-        "augment.flip_probability": ["augment", "tune", "train", "evaluate", "register"],
-        "extractor.learning_rate": ["extractor", "tune", "train", "evaluate", "register"],
+        "evaluate.importance_samples": ["evaluate", "register", "report"],
+        "train.max_failures": ["train", "evaluate", "register", "report"],
+        "augment.flip_probability": ["augment", "tune", "train", "evaluate", "register", "report"],
+        "extractor.learning_rate": ["extractor", "tune", "train", "evaluate", "register", "report"],
         "preprocess.min_side_pixels": list(STAGES[1:]),
     }
     try:
@@ -154,12 +154,25 @@ def test_second_training_is_a_challenger_and_the_better_one_is_champion(done: Wo
     done.set({"train.total_images": 96, "train.validate_every_images": 96, "train.use_tuned": False})
     result = done.run("dvc", "repro")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert _executed(result.stdout) == ["train", "evaluate", "register"]
+    assert _executed(result.stdout) == ["train", "evaluate", "register", "report"]
     decision = json.loads((done.root / "reports/register/decision.json").read_text())
     assert decision["version"] == 2
     assert decision["previous_champion"] == 1
     assert decision["promoted"] == (decision["challenger_fcd"] < decision["champion_fcd"])
     assert decision["champion"] == (2 if decision["promoted"] else 1)
+    compared = done.stage("compare", "1", "champion" if decision["promoted"] else "2")
+    assert compared.returncode == 0 and "| fcd |" in compared.stdout, compared.stderr
+    page = (done.root / "reports/compare/1-2.html").read_text()
+    assert page.count("data:image/png") == 3 and "version 2" in page
+    missing = done.stage("compare", "1", "7")
+    assert missing.returncode == 66 and "no version or alias '7'" in one_line(missing, "compare")
+
+
+def test_report_is_one_page_in_the_workspace_the_run_and_the_version(done: Workspace) -> None:
+    page = (done.root / "reports/report.html").read_text()
+    assert "sprites, version" in page and "https://" not in page and "http://" not in page
+    copies = [path for path in (done.root / "mlartifacts").rglob("report.html") if path.read_text() == page]
+    assert {path.parent.name for path in copies} >= {"artifacts", "2"}
 
 
 def test_lost_store_is_filled_again(done: Workspace) -> None:
@@ -167,7 +180,7 @@ def test_lost_store_is_filled_again(done: Workspace) -> None:
         leftover.unlink()
     result = done.run(sys.executable, "-m", "pipeline.run")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert _executed(result.stdout) == ["register"]
+    assert _executed(result.stdout) == ["register", "report"]
     assert "@champion is version 1" in result.stdout
 
 

@@ -41,3 +41,26 @@ def bits_per_dim(nats: float, image_shape: tuple[int, int, int]) -> float:
     """Nats per image as bits per observed value (pixel and channel)."""
     height, width, channels = image_shape
     return nats / math.log(2) / (height * width * channels)
+
+
+@torch.no_grad()
+def shuffled_gain(model: VAE, x_NCHW: Tensor, seed: int, label_N: Tensor | None = None) -> Tensor:
+    """How much likelier each image is given its own latents than given those of another image (N,), in nats.
+
+    About 0: the decoder does not look at its latents. The other image is half the set away, as neighbours may be alike; one posterior
+    sample of each, its noise f(seed, place).
+    """
+    noise_ND = step_noise(seed, 0, (len(x_NCHW), model.latent_dim), x_NCHW.device)
+    away = len(x_NCHW) // 2
+
+    def parts(rows: slice) -> tuple[Tensor, Tensor | None]:
+        return x_NCHW[rows], None if label_N is None else label_N[rows]
+
+    chunks = [slice(start, start + ROWS_PER_PASS) for start in range(0, len(x_NCHW), ROWS_PER_PASS)]
+    z_ND = torch.cat([model.infer(model.observe(*parts(rows)), noise_ND[rows]).z_ND for rows in chunks])
+    found = []
+    for rows in chunks:
+        x, label = parts(rows)
+        own, other = (model.likelihood.log_prob(model.decode(z[rows], label), x) for z in (z_ND, z_ND.roll(away, 0)))
+        found.append(own.double() - other.double())
+    return torch.cat(found)

@@ -27,7 +27,7 @@ class Manifold:
     coverage: float
 
 
-def _squared_distances(a_ND: Tensor, b_MD: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def squared_distances(a_ND: Tensor, b_MD: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks (rows, M) of |a - b|^2 for float64 features, and of what in each is no more than rounding; a copy is at exactly 0."""
     lengths_M = b_MD.square().sum(1)
     for rows_RD in a_ND.split(max(1, BLOCK_VALUES // len(b_MD))):
@@ -39,7 +39,7 @@ def _squared_distances(a_ND: Tensor, b_MD: Tensor) -> Iterator[tuple[Tensor, Ten
 
 def _squared_radii(real_ND: Tensor, neighbours: int) -> Tensor:
     """Squared distance (N,) of each image to its k-th nearest other one; the nearest of all is the image itself."""
-    blocks = _squared_distances(real_ND, real_ND)
+    blocks = squared_distances(real_ND, real_ND)
     return torch.cat([block.topk(neighbours + 1, largest=False).values[:, -1] for block, _ in blocks])
 
 
@@ -56,7 +56,7 @@ def density_and_coverage(real_ND: Tensor, generated_MD: Tensor, neighbours: int 
     real_ND, generated_MD = real_ND.double() - middle_D, generated_MD.double() - middle_D
     radii_N = _squared_radii(real_ND, neighbours)
     inside, reached_N = 0, torch.zeros(len(real_ND), dtype=torch.bool, device=real_ND.device)
-    for squared_RN, rounding_RN in _squared_distances(generated_MD, real_ND):
+    for squared_RN, rounding_RN in squared_distances(generated_MD, real_ND):
         inside_RN = (squared_RN < radii_N - rounding_RN) | (squared_RN == 0)
         inside += int(inside_RN.sum())
         reached_N |= inside_RN.any(0)

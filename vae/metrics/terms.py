@@ -14,7 +14,7 @@ def active_units(mean_ND: Tensor) -> int:
     return int((mean_ND.double().var(0) > ACTIVE_VARIANCE).sum())
 
 
-def psnr_db(original_NHWC: Tensor, reconstructed_NHWC: Tensor) -> float:
-    """Mean over images of the peak signal-to-noise ratio of two uint8 batches, in dB; an exact copy counts as 1/12 level^2."""
+def psnr_db(original_NHWC: Tensor, reconstructed_NHWC: Tensor) -> Tensor:
+    """The peak signal-to-noise ratio of each image (N,) of two uint8 batches, in dB; an exact copy counts as 1/12 level^2."""
     squared = (original_NHWC.double() - reconstructed_NHWC.double()).square().flatten(1).mean(1)
-    return float((10 * torch.log10(PEAK**2 / squared.clamp_min(1 / 12))).mean())
+    return 10 * torch.log10(PEAK**2 / squared.clamp_min(1 / 12))

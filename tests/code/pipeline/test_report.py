@@ -1,0 +1,155 @@
+"""The report page: self-contained, escaped, and in a real browser without an error or a missing picture."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline.pages import render
+from pipeline.report import TEMPLATE, context, film, ruler
+from vae.files import canonical_json, write_text
+from vae.pictures import GAP_PIXELS, ZOOM, grid, save_png
+
+METRICS = {
+    "fcd": 1.97, "fcd_real_floor": 0.03, "fcd_blurred": 1.78, "fcd_noised": 0.01, "fcd_reconstructions": 0.05, "nll_nats": 208.8,
+    "bits_per_dim": 0.29, "coverage": 0.88, "coverage_real": 0.97, "psnr_db": 34.2, "active_units": 9, "latent_dim": 9, "kid": None,
+}  # fmt: skip
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def reports(project):
+    """A workspace with the files of all stages; a hostile name among them."""
+    paths = project.paths
+    for name, places in {
+        "preprocess": ("images", "classes", "histograms", "rejected"), "augment": ("augment",), "tune": ("trials",),
+        "train": ("curves",), "evaluate": ("samples", "classes", "reconstructions", "worst", "neighbours", "latents", "factors"),
+    }.items():  # fmt: skip
+        for picture in places:
+            save_png(Image.new("L", (40, 30), 120), paths.root / "reports" / name / f"{picture}.png")
+    tiles = np.repeat(np.arange(27, dtype=np.uint8) * 9, 64).reshape(27, 8, 8, 1)
+    for name in ("interpolations", "traversals"):
+        save_png(grid(tiles, columns=9), paths.evaluate_report / f"{name}.png")
+    files = {
+        paths.evaluate_report / "metrics.json": METRICS,
+        paths.evaluate_report / "intervals.json": {"fcd": [1.8, 2.1], "nll_nats": [205.0, 212.0]},
+        paths.evaluate_report / "doctor.json": [{"name": "prior hole", "evidence": "samples at 1.97", "remedy": "fit.prior"}],
+        paths.evaluate_report / "protocol.json": {"split": "test", "seed": 0},
+        paths.register_report / "decision.json": {
+            "name": "<script>alert(1)</script>", "version": 3, "promoted": True, "reason": "better & first", "champion_fcd": 2.5,
+        },
+        paths.register_report / "lineage.json": {"vaeline.git_commit": "abc123", "vaeline.torch": "2.13"},
+        paths.train_report / "run.json": {"run_id": "r", "workers": 2},
+        paths.train_report / "metrics.json": {"images": 320000, "beta": 0.42},
+        paths.tune_report / "best.json": {"beta": 0.42, "latent_dim": 9, "rule": "the lowest val_fcd"},
+        paths.preprocess_report / "metrics.json": {
+            "accepted": 20000, "rejected": 2, "rejected_for": {"blurred": 2}, "skipped": 0, "seen": 20002, "train_images": 16000,
+            "val_images": 2000, "test_images": 2000,
+        },
+    }  # fmt: skip
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, canonical_json(content))
+    table = pd.DataFrame({"label": ["a", "b"], "images": [3, 4], "elbo_nats": [-9.5, -7.25]})
+    table.to_csv(paths.evaluate_report / "slices.csv", index=False)
+    paths.model.mkdir(parents=True)
+    model = {"name": "conv", "latent_dim": 9, "likelihood": "logistic", "classes": 2, "image_shape": [8, 8, 1]}
+    described = {"model": model, "prior": "mixture", "preprocessing": {"mode": "L"}}
+    (paths.model / "config.json").write_text(json.dumps(described))
+    return project
+
+
+class Links(HTMLParser):
+    """Everything that a page would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        self.found += [value for name, value in attributes if name in ("src", "href", "srcset", "data")]
+
+
+def test_page_fetches_nothing_and_escapes_what_it_shows(reports):
+    page = render(TEMPLATE, context("", reports.paths))
+    links = Links()
+    links.feed(page)
+    assert len(links.found) > 10 and all(link.startswith("data:") for link in links.found)
+    assert not re.search(r"https?://", page)
+    assert "<script>alert" not in page and html.escape("<script>alert(1)</script>") in page
+    assert "better &amp; first" in page and "git checkout abc123\ndvc repro" in page
+    assert "1.8 to 2.1" in page and "too few images" in page and "prior hole" in page
+    assert "<h1>Our faces</h1>" in render(TEMPLATE, context("Our faces", reports.paths))
+
+
+def test_scores_without_images_enough_leave_the_ruler_out(reports):
+    write_text(reports.paths.evaluate_report / "metrics.json", canonical_json(METRICS | {"fcd": None}))
+    page = render(TEMPLATE, context("", reports.paths))
+    assert 'class="ruler"' not in page and "too few images" in page
+
+
+def test_ruler_is_logarithmic_from_the_least_to_the_largest():
+    marks = ruler(METRICS, 0.1)
+    where = {mark["title"]: mark["percent"] for mark in marks}
+    assert where["noised"] == 0 and where["this version"] == 100
+    assert where["champion before"] == pytest.approx(100 * np.log(0.1 / 0.01) / np.log(1.97 / 0.01), abs=0.1)
+    assert [mark["title"] for mark in marks if mark["this"]] == ["this version"]
+
+
+def test_film_is_the_geometry_of_the_grid(tmp_path):
+    save_png(grid(np.zeros((27, 8, 12, 3), np.uint8), columns=9), tmp_path / "p.png")
+    found = film(tmp_path / "p.png", (8, 12, 3))
+    assert (found["steps"], found["rows"], found["start"]) == (9, 3, 4)
+    assert (found["width"], found["height"]) == (12 * ZOOM, 8 * ZOOM)
+    assert (found["cell_width"], found["cell_height"]) == ((12 + GAP_PIXELS) * ZOOM, (8 + GAP_PIXELS) * ZOOM)
+
+
+PROBE = """
+<script>
+addEventListener("error", event => document.body.dataset.error = event.message);
+addEventListener("load", () => {
+  const slider = document.querySelector("input[data-for=between]"), tile = document.querySelector("#between i");
+  const before = tile.style.backgroundPosition;
+  slider.value = 0; slider.dispatchEvent(new Event("input"));
+  document.body.dataset.found = JSON.stringify({
+    pictures: document.images.length, missing: [...document.images].filter(image => !image.naturalWidth).length,
+    before, after: tile.style.backgroundPosition, wide: document.documentElement.scrollWidth, window: innerWidth});
+});
+</script></head>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@pytest.mark.parametrize("width", [390, 1440])
+def test_page_in_a_browser_has_no_error_and_no_missing_picture_and_fits(reports, width):
+    page = reports.root / "page.html"
+    page.write_text(render(TEMPLATE, context("", reports.paths)).replace("</head>", PROBE))
+    # Chromium's own windows are at least 500 pixels wide: a frame is as narrow as it is told.
+    frame = reports.root / "frame.html"
+    frame.write_text(f"""<body><iframe src="page.html" width="{width}" height="800"></iframe><script>
+      addEventListener("load", () => setTimeout(() => {{
+        const inner = document.querySelector("iframe").contentDocument.body.dataset;
+        document.body.textContent = JSON.stringify({{...inner}});
+      }}, 500));</script></body>""")
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--virtual-time-budget=5000",
+        f"--user-data-dir={reports.root / 'browser'}", "--dump-dom", frame.as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    told = json.loads(html.unescape(re.search(r"<body>(.*)</body>", done.stdout, re.S)[1]))
+    assert "error" not in told, told
+    found = json.loads(told["found"])
+    assert found["missing"] == 0 and found["pictures"] >= 10
+    step = (8 + GAP_PIXELS) * ZOOM
+    assert found["before"] == f"{-4 * step - GAP_PIXELS * ZOOM}px {-GAP_PIXELS * ZOOM}px"
+    assert found["after"] == f"{-GAP_PIXELS * ZOOM}px {-GAP_PIXELS * ZOOM}px"
+    assert found["window"] == width and found["wide"] <= width
