@@ -128,6 +128,20 @@ def protocol(values: SimpleNamespace, generator: Generator, hashes: tuple[str, s
     }
 
 
+def _finite(generator: Generator, terms_N2: torch.Tensor) -> None:
+    """TrainingFailedError where a model's bound, or its fitted prior, is not a number: nothing of it is scored or registered."""
+    bad = int((~torch.isfinite(terms_N2)).any(1).sum())
+    if bad:
+        raise TrainingFailedError(
+            f"the bound of {bad} of {len(terms_N2)} test images is not finite: remove models/vae, lower fit.learning_rate and run again"
+        )
+    wrong = [name for name, tensor in generator.prior.tensors.items() if not tensor.isfinite().all()]
+    if wrong:
+        raise TrainingFailedError(
+            f"the fitted prior {generator.prior.name} is not finite ({', '.join(wrong)}): choose another fit.prior, as normal"
+        )
+
+
 def _healthy(found: list[Finding], values: SimpleNamespace) -> None:
     """Log the doctor's word; TrainingFailedError where parameters ask for a healthy model and it is none."""
     for finding in found:
@@ -149,6 +163,7 @@ def evaluate(values: SimpleNamespace, paths: Paths) -> None:
     index = pd.read_parquet(paths.processed / INDEX)
     log.info("likelihood of %d test images", len(test))
     terms_N2 = image_terms(generator.model, test, BATCH, seed)
+    _finite(generator, terms_N2)
     likelihood, nll_N = _likelihood(values, generator, test, terms_N2)
     images, label_N = test.labelled(len(test))
     mean_ND, _ = generator.encode(images, label_N)

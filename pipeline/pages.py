@@ -15,6 +15,8 @@ def number(value: Any) -> str:
     """A score as people read it; None is what too few images leave."""
     if value is None:
         return "too few images"
+    if isinstance(value, float) and 1000 <= abs(value) < 1e9:
+        return f"{value:,.0f}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

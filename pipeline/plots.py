@@ -48,6 +48,34 @@ def draw_trials(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Pa
     _save(figure, path)
 
 
+def draw_fronts(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Path) -> None:
+    """Rate against distortion, and latent dimension against the score: every trial, those that no other beats joined, the choice ringed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = (
+        ("rate_nats", "distortion_nats", "front_rate_distortion", "rate (nats)", "distortion (nats)"),
+        ("latent_dim", "score", "front_latent_dim_score", "latent dimensions", metric),
+    )
+    figure, both = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for axes, (x, y, front, x_label, y_label) in zip(both, panels, strict=True):
+        scored = table[table[x].notna() & table[y].notna()]
+        early = scored["state"] != "completed"
+        axes.scatter(scored.loc[early, x], scored.loc[early, y], s=20, color="#bbbbbb", label="stopped early")
+        axes.scatter(scored.loc[~early, x], scored.loc[~early, y], s=50, color="#2c7fb8", label="whole budget")
+        joined = scored[scored[front]].sort_values(x)
+        axes.plot(joined[x], joined[y], color="#2c7fb8", label="front")
+        ringed = scored[(scored["beta"] == best["beta"]) & (scored["latent_dim"] == best["latent_dim"])]
+        axes.scatter(ringed[x], ringed[y], s=260, facecolor="none", edgecolor=ACCENT, linewidth=2, label="chosen")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+    both[0].legend(fontsize=8)
+    figure.suptitle(best["rule"], fontsize=10)
+    _save(figure, path)
+
+
 def draw_rates(rates: list[float], kind: str, path: Path) -> None:
     """The rate of each latent dimension, largest first, or of each layer, from the top: which of them the model uses."""
     figure, axes = _figure(6, 3)

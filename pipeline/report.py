@@ -51,7 +51,7 @@ def film(path: Path, image_shape: tuple[int, int, int]) -> dict[str, Any]:
 
 
 def ruler(metrics: dict[str, Any], champion_fcd: float | None) -> list[dict[str, Any]]:
-    """Marks of the FCD axis, logarithmic, alternately above and below it; empty where there were too few images."""
+    """Marks of the FCD axis, logarithmic, the best first; empty where there were too few images."""
     if metrics["fcd"] is None:
         return []
     known = [(metrics[key], title, False) for key, title in RULER if metrics[key] is not None]
@@ -60,10 +60,9 @@ def ruler(metrics: dict[str, Any], champion_fcd: float | None) -> list[dict[str,
     logs = [math.log(max(value, 1e-6)) for value, _, _ in ordered]
     span = max(logs[-1] - logs[0], 1e-9)
     return [
-        {"title": title, "value": number(value), "this": this, "side": ("above", "below")[i % 2],
-         "percent": round(100 * (where - logs[0]) / span, 1)}
-        for i, ((value, title, this), where) in enumerate(zip(ordered, logs, strict=True))
-    ]  # fmt: skip
+        {"title": title, "value": number(value), "this": this, "percent": round(100 * (where - logs[0]) / span, 1)}
+        for (value, title, this), where in zip(ordered, logs, strict=True)
+    ]
 
 
 def _figures(metrics: dict[str, Any], intervals: dict[str, list[float]]) -> list[dict[str, str]]:
@@ -75,7 +74,10 @@ def _figures(metrics: dict[str, Any], intervals: dict[str, list[float]]) -> list
         if beside and metrics[beside] is not None:
             of = "of " if beside == "latent_dim" else "real images "
             note = f"{of}{number(metrics[beside])}" + (f" · {note}" if note else "")
-        found.append({"title": title, "value": number(metrics[key]), "note": note})
+        if metrics[key] is None:
+            found.append({"title": title, "value": "-", "note": number(None)})
+        else:
+            found.append({"title": title, "value": number(metrics[key]), "note": note})
     return found
 
 

@@ -177,6 +177,7 @@ class Tune:
     latent_dim_max: int = field(low=1, high=4096)
     score: str = field(choices=("fcd", "elbo_nats"))
     score_samples: int = field(low=1)
+    choice: str = field(choices=("best", "knee"))
     workers_per_trial: int = field(low=1, high=1024)
 
     def problems(self) -> list[tuple[str, str]]:

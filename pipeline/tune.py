@@ -20,14 +20,15 @@ import pandas as pd
 import torch
 
 from pipeline import stage
+from pipeline.choice import COMPLETED, FAILED, STOPPED, chosen, told, with_fronts
 from pipeline.cluster import Profile, connected, load_profile
 from pipeline.console import Progress
-from pipeline.errors import BadDataError, TrainingFailedError
+from pipeline.errors import BadDataError
 from pipeline.group import watched
 from pipeline.job import Job, classes, fingerprint, identity, on_the_fly, score_settings, training_directories
 from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, METRICS, Paths
-from pipeline.plots import draw_trials
+from pipeline.plots import draw_fronts, draw_trials
 from pipeline.spool import read
 from pipeline.trial import run_trial, side_by_side, trial_job
 from vae.config import FitConfig
@@ -161,7 +162,7 @@ def _table(grid: Any, template: Job, metric: str) -> pd.DataFrame:
         records = read(trial_job(template, beta, latent_dim).spool)
         last = records[-1] if records else {}
         done = bool(records) and last["step"] >= template.fit.total_steps
-        state = "failed" if result.error else "completed" if done else "stopped early"
+        state = FAILED if result.error else COMPLETED if done else STOPPED
         rows.append(
             {
                 "trial": number, "beta": beta, "latent_dim": latent_dim, "state": state, "images": last.get("images", 0),
@@ -170,16 +171,6 @@ def _table(grid: Any, template: Job, metric: str) -> pd.DataFrame:
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _best(table: pd.DataFrame, mode: str, errors: list[BaseException]) -> pd.Series:
-    """The best trial among those that had the whole budget; TrainingFailedError with the first cause where all failed."""
-    usable = table[(table["state"] != "failed") & table["score"].notna()]
-    if usable.empty:
-        lines = str(errors[0]).strip().splitlines() if errors else []
-        raise TrainingFailedError(f"all {len(table)} trials failed; the first: {lines[-1] if lines else 'no report'}")
-    completed = usable[usable["state"] == "completed"]
-    return (completed if len(completed) else usable).sort_values("score", ascending=mode == "min", kind="stable").iloc[0]
 
 
 def _messages(values: SimpleNamespace, template: Job, table: pd.DataFrame, best: dict[str, Any]) -> list[Message]:
@@ -195,7 +186,7 @@ def _messages(values: SimpleNamespace, template: Job, table: pd.DataFrame, best:
             name=f"trial-{row.trial}", key=f"{key}-{row.trial}", parent_key=key, tags=tags | {"vaeline.state": row.state},
             params={"beta": str(row.beta), "latent_dim": str(row.latent_dim)},
             records=read(trial_job(template, row.beta, row.latent_dim).spool),
-            status="FAILED" if row.state == "failed" else "FINISHED",
+            status="FAILED" if row.state == FAILED else "FINISHED",
         )]  # fmt: skip
     return messages
 
@@ -214,22 +205,23 @@ def tune(values: SimpleNamespace, paths: Paths) -> None:
             grid = _search(values, template, profile, shown)
     finally:
         shown.close()
-    table = _table(grid, template, metric)
-    row = _best(table, mode, grid.errors)
+    table = with_fronts(_table(grid, template, metric), mode)
+    row = chosen(table, mode, section.choice, grid.errors)
     best = {
         "beta": float(row["beta"]),
         "latent_dim": int(row["latent_dim"]),
         "score": float(row["score"]),
         "score_name": metric,
-        "rule": f"the {'lowest' if mode == 'min' else 'highest'} {metric} among trials that had the whole budget",
+        "rule": told(section.choice, metric, mode),
     }
     with replaced_directory(paths.tune_report) as report:
         table.to_csv(report / "trials.csv", index=False)
         draw_trials(table, best, metric, report / "trials.png")
+        draw_fronts(table, best, metric, report / "fronts.png")
         write_text(report / BEST, canonical_json(best))
         counts = table["state"].value_counts()
         numbers = {"trials": len(table), "best_score": best["score"], "images": int(table["images"].sum())}
-        numbers |= {name.replace(" ", "_"): int(counts.get(name, 0)) for name in ("completed", "stopped early", "failed")}
+        numbers |= {name.replace(" ", "_"): int(counts.get(name, 0)) for name in (COMPLETED, STOPPED, FAILED)}
         write_text(report / METRICS, canonical_json(numbers))
         for message in _messages(values, template, table, best):
             outbox.put(tracker.uri, message, {"tune": report} if message.name == "tune" else None)

@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from configs import fit_config, model_config
 
+from pipeline.choice import chosen
 from pipeline.cluster import Profile
 from pipeline.errors import TrainingFailedError
 from pipeline.job import Job
 from pipeline.spool import SpoolWriter
-from pipeline.tune import PARAMS, SCORES, _best, _table, _template, trial_job
+from pipeline.tune import PARAMS, SCORES, _table, _template, trial_job
 from vae.files import write_manifest
 
 
@@ -34,6 +35,10 @@ def template(tmp_path) -> Job:
     return Job(
         model=model, fit=fit, train_directories=(), val_directory="", state_directory=str(tmp_path), threads=1, identity={}
     )
+
+
+def _best(table: pd.DataFrame, mode: str, errors: list) -> pd.Series:
+    return chosen(table, mode, "best", errors)
 
 
 def rows(*trials: tuple[str, float | None]) -> pd.DataFrame:

@@ -1,0 +1,76 @@
+"""choice: fronts against a search through all pairs, knees of known curves, and trials without the whole budget that are on none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.choice import chosen, knee, nondominated, told, with_fronts
+from pipeline.plots import draw_fronts
+
+
+def by_pairs(points: np.ndarray) -> list[bool]:
+    return [not any((q <= p).all() and (q < p).any() for q in points) for p in points]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_front_is_what_no_other_point_beats(seed):
+    points = np.random.default_rng(seed).integers(0, 6, (40, 2)).astype(float)  # with ties and doubles
+    assert nondominated(points).tolist() == by_pairs(points)
+
+
+def test_front_leaves_out_what_is_no_number():
+    points = np.array([[1.0, 2.0], [np.nan, 0.0], [2.0, 1.0], [0.0, np.nan], [3.0, 3.0]])
+    assert nondominated(points).tolist() == [True, False, True, False, False]
+
+
+def test_knee_is_where_the_curve_bends():
+    x = np.arange(1.0, 11.0)
+    points = np.stack([x, np.where(x < 4, 100 - 30 * x, 10 - 0.1 * x)], 1)[[7, 3, 9, 0, 1, 2, 4, 5, 6, 8]]
+    assert points[knee(points)].tolist() == [3.0, 10.0]
+    np.testing.assert_array_equal(points[knee(points * [1000, 0.001])], [3.0, 10.0])  # whatever the units
+
+
+@pytest.mark.parametrize("points", [[[5.0, 1.0]], [[1.0, 9.0], [5.0, 1.0]], [[1.0, 3.0], [1.0, 3.0], [1.0, 3.0]]])
+def test_knee_of_few_or_equal_points_is_the_smallest_second_number(points):
+    assert points[knee(np.array(points))][1] == min(p[1] for p in points)
+
+
+def trials(mode: str = "min") -> pd.DataFrame:
+    """Scores that fall steeply to 4 latents and slowly beyond; the last trial was stopped early with the best numbers of all."""
+    sign = 1 if mode == "min" else -1
+    scores = [10.0, 6.0, 2.0, 1.9, 1.8, 2.5, 0.1]
+    return pd.DataFrame(
+        {
+            "trial": range(7), "latent_dim": [2, 3, 4, 8, 16, 16, 2], "score": [sign * s for s in scores], "beta": np.linspace(1, 2, 7),
+            "rate_nats": [1, 2, 3, 4, 5, 6, 0.1], "distortion_nats": [9, 8, 7, 6, 5, 7, 0.1],
+            "state": ["completed"] * 6 + ["stopped early"],
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_fronts_compare_trials_that_had_the_whole_budget(mode):
+    table = with_fronts(trials(mode), mode)
+    assert table["front_latent_dim_score"].tolist() == [True] * 5 + [False, False]
+    assert table["front_rate_distortion"].tolist() == [True] * 5 + [False, False]
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize(("rule", "trial"), [("best", 4), ("knee", 2)])
+def test_rule_takes_its_trial_and_says_so(mode, rule, trial):
+    assert chosen(with_fronts(trials(mode), mode), mode, rule, [])["trial"] == trial
+    assert ("knee" in told(rule, "val_fcd", mode)) == (rule == "knee")
+
+
+def test_knee_without_a_completed_trial_takes_the_best_that_reported():
+    table = trials().assign(state="stopped early")
+    assert chosen(with_fronts(table, "min"), "min", "knee", [])["trial"] == 6
+
+
+def test_fronts_are_drawn_also_where_no_trial_completed(tmp_path):
+    for table in (trials(), trials().assign(state="stopped early"), trials().assign(score=None)):
+        best = {"beta": table["beta"][4], "latent_dim": 16, "rule": "the lowest"}
+        draw_fronts(with_fronts(table, "min"), best, "val_fcd", tmp_path / "p.png")
+        assert (tmp_path / "p.png").stat().st_size > 5000
