@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import yaml
 
+from pipeline import space
 from pipeline.errors import BadConfigError, InputMissingError
 from pipeline.sections import SECTIONS
 from vae.schema import Problem, parse
@@ -79,11 +81,10 @@ def check(text: str, source: str) -> SimpleNamespace:
     return SimpleNamespace(**values)
 
 
-def _across(sections: SimpleNamespace) -> list[Problem]:
-    """Combinations that cannot work, found before anything runs."""
+def _of_fit(sections: SimpleNamespace, fit: Any) -> list[Problem]:
+    """Why this model, objective and prior cannot be, for such images."""
     # Imported by name, so that it is no dependency of stages that build no model: it can refuse, but changes no result.
-    models, fit = importlib.import_module("vae.models"), sections.fit
-    found = []
+    models, found = importlib.import_module("vae.models"), []
     reason = models.problem(fit.model_config(sections.base.image_shape, sections.train.latent_dim))
     if reason:
         found.append(Problem("fit", reason))
@@ -97,9 +98,27 @@ def _across(sections: SimpleNamespace) -> list[Problem]:
             found.append(
                 Problem("fit.objective", f"{fit.objective} needs a normal posterior, model {fit.model} has codes: set elbo")
             )
+    return found
+
+
+def _of_space(sections: SimpleNamespace) -> list[Problem]:
+    """Why a combination of choices that a search may come to cannot be: the first of them."""
+    fit = sections.fit
+    for changes in space.combinations(sections.tune.space, type(fit)) if sections.tune.space else ():
+        changed = replace(fit, **changes)
+        wrong = [problem.message for problem in _of_fit(sections, changed)] + [message for _, message in changed.problems()]
+        if wrong:
+            point = ", ".join(f"{name} {value}" for name, value in changes.items())
+            return [Problem("tune.space", f"{point}: {wrong[0]}")]
+    return []
+
+
+def _across(sections: SimpleNamespace) -> list[Problem]:
+    """Combinations that cannot work, found before anything runs."""
+    found = _of_fit(sections, sections.fit) or _of_space(sections)
     if sections.preprocess.val_fraction + sections.preprocess.test_fraction >= 1:
         found.append(Problem("preprocess.val_fraction", "with test_fraction leaves nothing to train on: make both smaller"))
-    if sections.tune.reduction_factor ** (sections.tune.rungs - 1) > sections.tune.trials:
+    if sections.tune.scheduler != "none" and sections.tune.reduction_factor ** (sections.tune.rungs - 1) > sections.tune.trials:
         found.append(
             Problem(
                 "tune.trials",

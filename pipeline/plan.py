@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +27,7 @@ from pipeline.console import set_up_logging
 from pipeline.errors import BadConfigError, CannotWriteError
 from pipeline.paths import BEST, Paths
 from pipeline.rehearsal import START_SECONDS, Data, data, rehearse, task
-from pipeline.train import choose, configs
+from pipeline.train import Choice, choose, configs
 from pipeline.tune import trial_fit
 from vae.files import canonical_json, write_text
 
@@ -92,11 +93,11 @@ def _refuse(reasons: list[str]) -> None:
 def plan(values: SimpleNamespace, paths: Paths, seconds: float = SECONDS, compiled: bool = False) -> dict[str, Any]:
     """Measure, foresee, write reports/plan.json and return it. BadConfigError where a job would wait for ever."""
     started, profile, section = time.monotonic(), load_profile(paths), values.tune
-    choice = (values.train.beta, values.train.latent_dim)
+    choice = Choice(values.train.beta, values.train.latent_dim, values.fit)
     if values.train.use_tuned:
         known = (paths.tune_report / BEST).exists()
-        choice = choose(values, paths) if known else (section.beta_max, section.latent_dim_max)
-    model, fit = configs(values, values.base.image_shape, *choice, classes=0)  # a table of classes costs next to nothing
+        choice = choose(values, paths) if known else replace(choice, beta=section.beta_max, latent_dim=section.latent_dim_max)
+    model, fit = configs(values, values.base.image_shape, choice, classes=0)  # a table of classes costs next to nothing
     _refuse(forecast.waiting(profile, section, fit, ENDLESS))  # what no cluster could mend is told without a look at it
     nodes = nodes_of(profile, paths, max(profile.workers, section.workers_per_trial))
     _refuse(forecast.waiting(profile, section, fit, nodes))

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
+from pipeline import space
 from vae.config import EXTRACTOR_GROUPS as GROUPS
 from vae.config import Architecture, AugmentConfig, FitConfig, ModelConfig, PriorConfig, Recipe
 from vae.schema import field
@@ -179,6 +180,9 @@ class Tune:
     score_samples: int = field(low=1)
     choice: str = field(choices=("best", "knee"))
     workers_per_trial: int = field(low=1, high=1024)
+    space: dict
+    searcher: str = field(choices=("sobol", "tpe", "random"))
+    scheduler: str = field(choices=("hyperband", "asha", "none"))
 
     def problems(self) -> list[tuple[str, str]]:
         found = []
@@ -187,7 +191,7 @@ class Tune:
         if self.latent_dim_min > self.latent_dim_max:
             wrong = f"{self.latent_dim_min} is greater than latent_dim_max {self.latent_dim_max}: the range is empty"
             found.append(("latent_dim_min", wrong))
-        return found
+        return found + space.problems(self.space, Fit)
 
 
 @dataclass(frozen=True, kw_only=True)

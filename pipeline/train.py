@@ -10,6 +10,7 @@ import contextlib
 import logging
 import shutil
 import time
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -24,6 +25,7 @@ from pipeline.job import Job, classes, fingerprint, identity, on_the_fly, traini
 from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, METRICS, RUN, Paths
 from pipeline.plots import draw_curves
+from pipeline.sections import Fit
 from pipeline.spool import read
 from vae.artefact import load_artefact, save_artefact
 from vae.config import FitConfig, ModelConfig
@@ -32,6 +34,7 @@ from vae.errors import ResumeRefusedError
 from vae.files import MANIFEST, canonical_json, read_json, read_manifest, replaced_directory, sha256_file, write_text
 from vae.models import build
 from vae.samplers import fit_prior
+from vae.schema import checked
 from vae.state import claim
 
 PARAMS = ("base.seed", "augment", "fit", "train")
@@ -39,22 +42,30 @@ PRIOR_IMAGES = 10_000  # training images whose latents the prior is fitted to
 log = logging.getLogger("pipeline.train")
 
 
-def choose(values: SimpleNamespace, paths: Paths) -> tuple[float, int]:
-    """beta and latent_dim: tune's choice, or the parameters' where ``train.use_tuned`` is false."""
+@dataclass(frozen=True)
+class Choice:
+    """What is trained: beta, the latent dimension, and section ``fit`` with what a search changed in it."""
+
+    beta: float
+    latent_dim: int
+    fit: Fit
+
+
+def choose(values: SimpleNamespace, paths: Paths) -> Choice:
+    """tune's choice, or the parameters' where ``train.use_tuned`` is false."""
     if not values.train.use_tuned:
-        return values.train.beta, values.train.latent_dim
+        return Choice(values.train.beta, values.train.latent_dim, values.fit)
     best = read_json(paths.tune_report / BEST)
-    return best["beta"], best["latent_dim"]
+    changes = {name: checked(Fit, name, value)[0] for name, value in best["changes"].items()}
+    return Choice(best["beta"], best["latent_dim"], replace(values.fit, **changes))
 
 
-def configs(
-    values: SimpleNamespace, shape: tuple[int, int, int], beta: float, latent_dim: int, classes: int
-) -> tuple[ModelConfig, FitConfig]:
-    """The model and the training that the parameters ask for, on images of ``shape`` with the chosen beta and latent_dim."""
-    model = values.fit.model_config(shape, latent_dim, classes)
-    fit = values.fit.fit_config(
+def configs(values: SimpleNamespace, shape: tuple[int, int, int], choice: Choice, classes: int) -> tuple[ModelConfig, FitConfig]:
+    """The model and the training that the parameters and the choice ask for, on images of ``shape``."""
+    model = choice.fit.model_config(shape, choice.latent_dim, classes)
+    fit = choice.fit.fit_config(
         seed=values.base.seed,
-        beta=beta,
+        beta=choice.beta,
         total_images=values.train.total_images,
         validate_every_images=values.train.validate_every_images,
         checkpoint_every_images=values.train.checkpoint_every_images,
@@ -99,7 +110,7 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
     torch.set_num_threads(1)
     profile = load_profile(paths)
     shape = tuple(read_manifest(paths.processed)["image_shape"])
-    model, fit = configs(values, shape, *choose(values, paths), classes(values, paths.processed))
+    model, fit = configs(values, shape, choose(values, paths), classes(values, paths.processed))
     read_manifest(paths.augmented)
     data = {name: sha256_file(getattr(paths, name) / MANIFEST) for name in ("processed", "augmented")}
     augment = on_the_fly(values.augment, paths.processed, read_manifest(paths.processed, hashes=False)["mode"])

@@ -1,18 +1,23 @@
-"""One trial of the search: a job with its own beta and latent dimension, run in Ray Tune's actor."""
+"""One trial of the search: a job at a point of the space, run in Ray Tune's actor."""
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline import space
 from pipeline.cluster import Profile
 from pipeline.errors import TrainingFailedError
 from pipeline.group import run_group
 from pipeline.job import Job, execute, failure
+from pipeline.sections import Fit
 from pipeline.spool import read
+from vae.config import Architecture
+from vae.files import canonical_json
 
 
 def side_by_side(profile: Profile, workers: int, resources: Mapping[str, float]) -> int:
@@ -23,21 +28,46 @@ def side_by_side(profile: Profile, workers: int, resources: Mapping[str, float])
     return max(1, found)
 
 
-def trial_job(template: Job, beta: float, latent_dim: int) -> Job:
+@dataclass(frozen=True)
+class Point:
+    """A point of the search: beta, the latent dimension, and of ``tune.space`` the keys of fit that it changes."""
+
+    beta: float
+    latent_dim: int
+    changes: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The same for the same point."""
+        short = f"beta-{self.beta:.8g}-latent-{self.latent_dim}"
+        return short if not self.changes else f"{short}-{hashlib.sha256(canonical_json(self.changes).encode()).hexdigest()[:10]}"
+
+
+def trial_job(template: Job, point: Point) -> Job:
     """The training of one point; its state is found again by the point, so a killed search loses no step."""
+    of_model = {f.name for f in fields(Architecture)}
+    architecture = {name: value for name, value in point.changes.items() if name in of_model}
+    recipe = {name: value for name, value in point.changes.items() if name not in of_model and name != "model"}
     return replace(
         template,
-        model=replace(template.model, latent_dim=latent_dim),
-        fit=replace(template.fit, beta=beta),
-        state_directory=str(template.state / f"beta-{beta:.8g}-latent-{latent_dim}"),
+        model=replace(
+            template.model, latent_dim=point.latent_dim, name=point.changes.get("model", template.model.name), **architecture
+        ),
+        fit=replace(template.fit, beta=point.beta, **recipe),
+        state_directory=str(template.state / point.name),
     )
+
+
+def point_of(config: Mapping[str, Any], space_told: Mapping[str, Any]) -> Point:
+    """The point that Ray Tune's configuration stands for."""
+    return Point(float(config["beta"]), int(config["latent_dim"]), space.active(space_told, config, Fit))
 
 
 def run_trial(config: dict[str, Any], setup: dict[str, Any]) -> None:
     """A trial in Ray's actor: report what its spool knows, then train on, pausing whenever the scheduler wants it."""
     from ray import tune
 
-    job = trial_job(Job.from_dict(setup["template"]), config["beta"], int(config["latent_dim"]))
+    job = trial_job(Job.from_dict(setup["template"]), point_of(config, setup["space"]))
     reported = -1
     if checkpoint := tune.get_checkpoint():
         with checkpoint.as_directory() as directory:

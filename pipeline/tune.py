@@ -8,7 +8,6 @@ choice does not depend on which trial is faster. A killed search replays what it
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import time
 from dataclasses import asdict
@@ -24,13 +23,13 @@ from pipeline.choice import COMPLETED, FAILED, STOPPED, chosen, told, with_front
 from pipeline.cluster import Profile, connected, load_profile
 from pipeline.console import Progress
 from pipeline.errors import BadDataError
-from pipeline.group import watched
 from pipeline.job import Job, classes, fingerprint, identity, on_the_fly, score_settings, training_directories
 from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, METRICS, Paths
 from pipeline.plots import draw_fronts, draw_trials
+from pipeline.search import SCORES, search
 from pipeline.spool import read
-from pipeline.trial import run_trial, side_by_side, trial_job
+from pipeline.trial import Point, point_of, trial_job
 from vae.config import FitConfig
 from vae.data import ImageShards
 from vae.extractor import load_extractor
@@ -38,8 +37,6 @@ from vae.files import MANIFEST, canonical_json, read_manifest, replaced_director
 from vae.metrics.frechet import TooFewSamplesError, moments
 
 PARAMS = ("base.seed", "augment", "fit", "tune")
-SCORES = {"fcd": ("val_fcd", "min"), "elbo_nats": ("val_elbo_nats", "max")}
-DRIVER_BYTES = 2**20  # of Ray's memory resource, for a trial that only drives its worker group
 log = logging.getLogger("pipeline.tune")
 
 
@@ -60,7 +57,7 @@ def trial_fit(values: SimpleNamespace) -> FitConfig:
 
 
 def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
-    """The job that all trials share; a trial replaces beta and latent_dim."""
+    """The job that all trials share; a trial replaces what its point says."""
     section = values.tune
     facts = read_manifest(paths.processed)
     read_manifest(paths.augmented)
@@ -97,75 +94,18 @@ def _score(values: SimpleNamespace, paths: Paths, state: Path) -> dict[str, Any]
     return score_settings(values, paths.extractor, reference, state)
 
 
-def _search(values: SimpleNamespace, template: Job, profile: Profile, trials_seen: Progress) -> Any:
-    """Run Ray Tune to its end; returns its result grid."""
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(values.tune.trials)  # all trials are known before the first one reports
-    import optuna
-    import ray
-    from ray import tune
-    from ray.tune.schedulers import HyperBandScheduler
-    from ray.tune.search.optuna import OptunaSearch
-
-    section = values.tune
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    metric, mode = SCORES[section.score]
-    reports = section.reduction_factor ** (section.rungs - 1)
-    grouped = section.workers_per_trial > 1
-    # A trial that drives a group must not hold a processor that its own workers wait for; Ray wants some resource all the same.
-    alone: dict[str, float] = {"CPU": profile.cpus_per_worker, "GPU": profile.gpus_per_worker}
-    needs = tune.PlacementGroupFactory([{"memory": DRIVER_BYTES} if grouped else alone])
-    at_once = side_by_side(profile, section.workers_per_trial, ray.cluster_resources())
-    setup = {"template": template.to_dict(), "workers": section.workers_per_trial, "profile": vars(profile)}
-    storage = template.state / "ray"
-    shutil.rmtree(storage, ignore_errors=True)
-    tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, setup=setup), needs),
-        param_space={
-            "beta": tune.loguniform(section.beta_min, section.beta_max),
-            "latent_dim": tune.randint(section.latent_dim_min, section.latent_dim_max + 1),
-        },
-        tune_config=tune.TuneConfig(
-            metric=metric,
-            mode=mode,
-            num_samples=section.trials,
-            search_alg=OptunaSearch(sampler=_sampler(values.base.seed)),
-            scheduler=HyperBandScheduler(max_t=reports, reduction_factor=section.reduction_factor),
-            reuse_actors=not grouped,
-            max_concurrent_trials=at_once if grouped else None,
-        ),
-        run_config=tune.RunConfig(name="search", storage_path=str(storage), verbose=0),
-    )
-
-    def tick() -> None:
-        spools = list(template.state.glob("beta-*/spool.jsonl"))
-        images = sum(int(records[-1]["images"]) for spool in spools if (records := read(spool)))
-        trials_seen.to(images, f"{len(spools)} of {section.trials} trials started")
-
-    return watched(tuner.fit, tick)
-
-
-def _sampler(seed: int) -> Any:
-    import warnings
-
-    import optuna
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.QMCSampler(qmc_type="sobol", scramble=True, seed=seed, warn_independent_sampling=False)
-
-
-def _table(grid: Any, template: Job, metric: str) -> pd.DataFrame:
+def _table(grid: Any, points: list[Point], template: Job, metric: str) -> pd.DataFrame:
     """One row per trial in the order of the search: its point, how far it came, its last score and terms, its state."""
     rows = []
-    for number, result in enumerate(grid):
-        beta, latent_dim = result.config["beta"], int(result.config["latent_dim"])
-        records = read(trial_job(template, beta, latent_dim).spool)
+    for number, (result, point) in enumerate(zip(grid, points, strict=True)):
+        records = read(trial_job(template, point).spool)
         last = records[-1] if records else {}
         done = bool(records) and last["step"] >= template.fit.total_steps
         state = FAILED if result.error else COMPLETED if done else STOPPED
         rows.append(
             {
-                "trial": number, "beta": beta, "latent_dim": latent_dim, "state": state, "images": last.get("images", 0),
+                "trial": number, "beta": point.beta, "latent_dim": point.latent_dim, **point.changes, "state": state,
+                "images": last.get("images", 0),
                 "score": last.get(metric), "elbo_nats": last.get("val_elbo_nats"), "rate_nats": last.get("val_rate_nats"),
                 "distortion_nats": last.get("val_distortion_nats"),
             }
@@ -173,7 +113,9 @@ def _table(grid: Any, template: Job, metric: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _messages(values: SimpleNamespace, template: Job, table: pd.DataFrame, best: dict[str, Any]) -> list[Message]:
+def _messages(
+    values: SimpleNamespace, template: Job, table: pd.DataFrame, points: list[Point], best: dict[str, Any]
+) -> list[Message]:
     """The search as a run of MLflow and each trial as its child."""
     # A key of its own for every search, also for one that is done again with the same parameters.
     key, tags = f"tune-{template.state.name}-{time.time_ns():x}", {"vaeline.stage": "tune"}
@@ -181,11 +123,11 @@ def _messages(values: SimpleNamespace, template: Job, table: pd.DataFrame, best:
     chosen = {f"best_{name}": best[name] for name in ("score", "beta", "latent_dim")}
     record = {**chosen, "step": 0, "time_ms": int(time.time() * 1000)}
     messages = [Message(name="tune", key=key, tags=tags, params=parameters, records=[record])]
-    for row in table.itertuples():
+    for row, point in zip(table.itertuples(), points, strict=True):
         messages += [Message(
             name=f"trial-{row.trial}", key=f"{key}-{row.trial}", parent_key=key, tags=tags | {"vaeline.state": row.state},
-            params={"beta": str(row.beta), "latent_dim": str(row.latent_dim)},
-            records=read(trial_job(template, row.beta, row.latent_dim).spool),
+            params={"beta": str(point.beta), "latent_dim": str(point.latent_dim), **{k: str(v) for k, v in point.changes.items()}},
+            records=read(trial_job(template, point).spool),
             status="FAILED" if row.state == FAILED else "FINISHED",
         )]  # fmt: skip
     return messages
@@ -202,14 +144,16 @@ def tune(values: SimpleNamespace, paths: Paths) -> None:
     log.info("%d trials of at most %d images, ranked by %s", section.trials, template.fit.total_images, metric)
     try:
         with connected(profile, paths, section.workers_per_trial):
-            grid = _search(values, template, profile, shown)
+            grid = search(values, template, profile, shown)
     finally:
         shown.close()
-    table = with_fronts(_table(grid, template, metric), mode)
+    points = [point_of(result.config, section.space) for result in grid]
+    table = with_fronts(_table(grid, points, template, metric), mode)
     row = chosen(table, mode, section.choice, grid.errors)
     best = {
         "beta": float(row["beta"]),
         "latent_dim": int(row["latent_dim"]),
+        "changes": points[int(row["trial"])].changes,
         "score": float(row["score"]),
         "score_name": metric,
         "rule": told(section.choice, metric, mode),
@@ -223,7 +167,7 @@ def tune(values: SimpleNamespace, paths: Paths) -> None:
         numbers = {"trials": len(table), "best_score": best["score"], "images": int(table["images"].sum())}
         numbers |= {name.replace(" ", "_"): int(counts.get(name, 0)) for name in (COMPLETED, STOPPED, FAILED)}
         write_text(report / METRICS, canonical_json(numbers))
-        for message in _messages(values, template, table, best):
+        for message in _messages(values, template, table, points, best):
             outbox.put(tracker.uri, message, {"tune": report} if message.name == "tune" else None)
     shutil.rmtree(template.state)
     outbox.try_to_deliver(tracker)

@@ -83,11 +83,17 @@ def _out_of_range(value: Any, metadata: Mapping[str, Any]) -> str | None:
     return None
 
 
+def checked(section: type, name: str, value: Any) -> tuple[Any, str | None]:
+    """``value`` as field ``name`` of ``section`` has it; the second item says why it is none, or None."""
+    spec = next(f for f in dataclasses.fields(section) if f.name == name)
+    typed, reason = _typed(value, typing.get_type_hints(section)[name])
+    return typed, reason or (None if typed is None else _out_of_range(typed, spec.metadata))
+
+
 def parse(section: type, mapping: Any, where: str) -> tuple[Any, list[Problem]]:
     """Build ``section`` from ``mapping``; returns (instance or None, all problems found), keys prefixed by ``where``."""
     if not isinstance(mapping, Mapping):
         return None, [Problem(where, f"expected a section with keys, got {mapping!r}")]
-    hints = typing.get_type_hints(section)
     fields = {f.name: f for f in dataclasses.fields(section)}
     problems, values = [], {}
     for key in mapping:
@@ -100,8 +106,7 @@ def parse(section: type, mapping: Any, where: str) -> tuple[Any, list[Problem]]:
             if spec.default is MISSING:
                 problems.append(Problem(f"{where}.{name}", "missing key"))
             continue
-        value, reason = _typed(mapping[name], hints[name])
-        reason = reason or (None if value is None else _out_of_range(value, spec.metadata))
+        value, reason = checked(section, name, mapping[name])
         if reason:
             problems.append(Problem(f"{where}.{name}", reason))
         values[name] = value

@@ -13,8 +13,10 @@ from pipeline.choice import chosen
 from pipeline.cluster import Profile
 from pipeline.errors import TrainingFailedError
 from pipeline.job import Job
+from pipeline.search import SCORES
 from pipeline.spool import SpoolWriter
-from pipeline.tune import PARAMS, SCORES, _table, _template, trial_job
+from pipeline.trial import Point, trial_job
+from pipeline.tune import PARAMS, _table, _template
 from vae.files import write_manifest
 
 
@@ -98,28 +100,38 @@ def test_best_nothing_reported_says_so(errors):
 
 
 def test_trial_job_changes_the_point_and_its_state_only(template):
-    job = trial_job(template, 2.5, 7)
+    job = trial_job(template, Point(2.5, 7, {}))
     assert (job.fit.beta, job.model.latent_dim) == (2.5, 7)
     back = Job.from_dict(job.to_dict() | {"state_directory": template.state_directory})
-    assert trial_job(back, 1.0, 2).to_dict() == trial_job(template, 1.0, 2).to_dict()
+    assert trial_job(back, Point(1.0, 2, {})).to_dict() == trial_job(template, Point(1.0, 2, {})).to_dict()
     assert job.state.parent == template.state
 
 
 def test_trial_job_same_point_same_state_other_point_another(template):
     points = [(1.0, 4), (1.0, 5), (1.0000001, 4), (0.1 + 0.2, 4), (1e-5, 4), (10.0, 4)]
-    states = [trial_job(template, *point).state_directory for point in points]
+    points = [Point(*point, {}) for point in points]
+    points += [
+        Point(1.0, 4, changes) for changes in ({"learning_rate": 0.1}, {"learning_rate": 0.2}, {"blocks": 2}, {"widths": (4, 8)})
+    ]
+    states = [trial_job(template, point).state_directory for point in points]
     assert len(set(states)) == len(points)
-    assert states == [trial_job(template, *point).state_directory for point in points]
+    assert states == [trial_job(template, point).state_directory for point in points]
+
+
+def test_trial_job_takes_the_keys_of_the_model_and_of_the_recipe(template):
+    job = trial_job(template, Point(1.0, 4, {"model": "resnet", "blocks": 3, "widths": (4, 8), "learning_rate": 0.5}))
+    assert (job.model.name, job.model.blocks, job.model.widths, job.fit.learning_rate) == ("resnet", 3, (4, 8), 0.5)
+    assert Job.from_dict(job.to_dict()) == job
 
 
 def test_trial_job_travels_as_plain_data(template):
-    job = trial_job(template, 0.3, 3)
+    job = trial_job(template, Point(0.3, 3, {}))
     assert Job.from_dict(job.to_dict()) == job
 
 
 def test_table_tells_completed_stopped_and_failed_apart(template):
     def report(point: tuple[float, int], *steps: int) -> SimpleNamespace:
-        writer = SpoolWriter(trial_job(template, *point).spool)
+        writer = SpoolWriter(trial_job(template, Point(*point, {})).spool)
         for step in steps:
             writer.append(
                 {"step": step, "images": step * 10, "val_fcd": 100.0 - step, "val_elbo_nats": -float(step),
@@ -129,14 +141,15 @@ def test_table_tells_completed_stopped_and_failed_apart(template):
 
     assert template.fit.total_steps == 10
     grid = [report((0.5, 2), 5, 10), report((1.0, 3), 5), result(2.0, 4, ValueError("x")), result(4.0, 5)]
-    table = _table(grid, template, "val_fcd")
+    points = [Point(each.config["beta"], each.config["latent_dim"], {}) for each in grid]
+    table = _table(grid, points, template, "val_fcd")
     assert list(table["state"]) == ["completed", "stopped early", "failed", "stopped early"]
     assert list(table["trial"]) == [0, 1, 2, 3] and list(table["latent_dim"]) == [2, 3, 4, 5]
     assert list(table["images"]) == [100, 50, 0, 0]
     assert list(table["score"][:2]) == [90.0, 95.0] and table["score"][2:].isna().all()
     assert list(table["elbo_nats"][:2]) == [-10.0, -5.0]
     assert _best(table, "min", [])["trial"] == 0
-    assert list(_table(grid, template, "val_elbo_nats")["score"][:2]) == [-10.0, -5.0]
+    assert list(_table(grid, points, template, "val_elbo_nats")["score"][:2]) == [-10.0, -5.0]
 
 
 def test_template_names_the_policy_on_the_fly_and_so_does_its_fingerprint(project):
@@ -153,6 +166,6 @@ def test_template_names_the_policy_on_the_fly_and_so_does_its_fingerprint(projec
     flying = [template(augment__on_the_fly=True, augment__rotate_probability=p) for p in (0.0, 0.5)]
     assert len({job.state_directory for job in (plain, *flying)}) == 3
     assert [job.augment["policy"]["rotate_probability"] for job in flying] == [0.0, 0.5]
-    assert flying[0].augment["mode"] == "RGB" and trial_job(flying[1], 2.0, 5).augment == flying[1].augment
+    assert flying[0].augment["mode"] == "RGB" and trial_job(flying[1], Point(2.0, 5, {})).augment == flying[1].augment
     copies = template(augment__on_the_fly=True, augment__copies=7)
     assert copies.state_directory == flying[0].state_directory  # copies are no part of the policy
