@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ def _figure(width: float, height: float) -> Any:
     return pyplot.subplots(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Any, path: Path) -> None:
+def _save(figure: Any, path: Path, **how: Any) -> None:
     """A PNG without a time stamp or version, so that equal numbers give equal bytes."""
     from matplotlib import pyplot
 
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    figure.savefig(path, dpi=110, metadata={"Software": None}, **how)
     pyplot.close(figure)
 
 
@@ -74,6 +75,30 @@ def draw_fronts(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Pa
     both[0].legend(fontsize=8)
     figure.suptitle(best["rule"], fontsize=10)
     _save(figure, path)
+
+
+def draw_study(study: Any, shares: dict[str, float], parallel: Path, importance: Path) -> None:
+    """Parallel coordinates of the trials, and the importance of each parameter; None: too few trials, and the pictures say so."""
+    if study is None:
+        for path in (parallel, importance):
+            figure, axes = _figure(6, 2)
+            axes.axis("off")
+            axes.text(0.5, 0.5, "too few trials had the whole budget", ha="center", va="center", fontsize=12, color=INK)
+            _save(figure, path)
+        return
+    figure, axes = _figure(6, 1 + 0.4 * len(shares))
+    names = list(shares)[::-1]
+    axes.barh(names, [shares[name] for name in names], color="#2c7fb8")
+    axes.set_xlabel("share of the score's variance")
+    _save(figure, importance)
+    from optuna.visualization import matplotlib as of_optuna
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        drawn: Any = of_optuna.plot_parallel_coordinate(study, target_name=study.study_name)
+    drawn.set_title("")
+    drawn.figure.set_size_inches(8, 4)
+    _save(drawn.figure, parallel, bbox_inches="tight")
 
 
 def draw_rates(rates: list[float], kind: str, path: Path) -> None:

@@ -26,9 +26,10 @@ from pipeline.errors import BadDataError
 from pipeline.job import Job, classes, fingerprint, identity, on_the_fly, score_settings, training_directories
 from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, METRICS, Paths
-from pipeline.plots import draw_fronts, draw_trials
+from pipeline.plots import draw_fronts, draw_study, draw_trials
 from pipeline.search import SCORES, search
 from pipeline.spool import read
+from pipeline.study import importances, study_of
 from pipeline.trial import Point, point_of, trial_job
 from vae.config import FitConfig
 from vae.data import ImageShards
@@ -162,6 +163,9 @@ def tune(values: SimpleNamespace, paths: Paths) -> None:
         table.to_csv(report / "trials.csv", index=False)
         draw_trials(table, best, metric, report / "trials.png")
         draw_fronts(table, best, metric, report / "fronts.png")
+        study = study_of(table, section, metric, mode)
+        shares = {} if study is None else importances(study, values.base.seed)
+        draw_study(study, shares, report / "parallel.png", report / "importance.png")
         write_text(report / BEST, canonical_json(best))
         counts = table["state"].value_counts()
         numbers = {"trials": len(table), "best_score": best["score"], "images": int(table["images"].sum())}
