@@ -31,7 +31,8 @@ def reports(project):
     """A workspace with the files of all stages; a hostile name among them."""
     paths = project.paths
     for name, places in {
-        "preprocess": ("images", "classes", "histograms", "rejected"), "augment": ("augment",), "tune": ("trials", "fronts", "parallel", "importance"),
+        "preprocess": ("images", "classes", "histograms", "rejected"), "augment": ("augment",),
+        "tune": ("trials", "fronts", "parallel", "importance"),
         "train": ("curves",), "evaluate": ("samples", "classes", "reconstructions", "worst", "neighbours", "latents", "factors"),
     }.items():  # fmt: skip
         for picture in places:
