@@ -56,7 +56,7 @@ def choose(values: SimpleNamespace, paths: Paths) -> Choice:
     if not values.train.use_tuned:
         return Choice(values.train.beta, values.train.latent_dim, values.fit)
     best = read_json(paths.tune_report / BEST)
-    changes = {name: checked(Fit, name, value)[0] for name, value in best["changes"].items()}
+    changes = {name: checked(Fit, name, value)[0] for name, value in best.get("changes", {}).items()}
     return Choice(best["beta"], best["latent_dim"], replace(values.fit, **changes))
 
 

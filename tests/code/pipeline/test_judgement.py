@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.doctor import HEALTHY, Finding
 from pipeline.errors import TrainingFailedError
-from pipeline.evaluate import _healthy
+from pipeline.evaluate import _finite, _healthy
 from pipeline.judgement import SHOWN, extremes, intervals, remembered, slices
 from vae.data import ImageShards, ShardWriter
 from vae.metrics.frechet import frechet_distance, moments
@@ -104,3 +104,17 @@ def test_faulty_model_is_refused_where_parameters_ask_for_a_healthy_one(asked):
             _healthy(faulty, values)
     else:
         _healthy(faulty, values)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_model_whose_bound_or_prior_is_no_number_is_refused(value):
+    good = torch.ones(3, 2, dtype=torch.float64)
+    generator = SimpleNamespace(prior=SimpleNamespace(name="flow", tensors={"a": torch.zeros(2), "b": torch.zeros(2)}))
+    _finite(generator, good)
+    bad = good.clone()
+    bad[1, 0] = value
+    with pytest.raises(TrainingFailedError, match=r"the bound of 1 of 3 test images is not finite"):
+        _finite(generator, bad)
+    generator.prior.tensors["b"][1] = value
+    with pytest.raises(TrainingFailedError, match=r"the fitted prior flow is not finite \(b\)"):
+        _finite(generator, good)
