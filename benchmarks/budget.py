@@ -11,7 +11,7 @@ import torch
 from benchmarks.case import FIT, unpacked
 from benchmarks.rows import ROOT
 from vae.config import FitConfig, ModelConfig
-from vae.data import ImageShards, ShardWriter
+from vae.data import LABELS, ImageShards, ShardWriter, save_labels
 from vae.distributed import default_device
 from vae.gradients import Gradients
 from vae.loader import Loader
@@ -24,9 +24,9 @@ SAFETY = 0.97  # of the budget: reports and checks take the rest
 
 
 def data(name: str) -> dict[str, ImageShards]:
-    """train, val and test of a set at its own size; ``labels.npy`` beside the training shards."""
+    """train, val and test of a set at its own size; the training images with their labels."""
     folder = SHARDS / name
-    if not (folder / "labels.npy").exists():
+    if not (folder / "train" / LABELS).exists():
         names, images = unpacked(name)
         official = np.array([n.split("/")[0] for n in names])
         labels = np.unique([n.split("/")[1] for n in names], return_inverse=True)[1]
@@ -36,13 +36,8 @@ def data(name: str) -> dict[str, ImageShards]:
             writer = ShardWriter(folder / part, images.shape[1:], 8192)
             writer.add_all(images[rows])
             writer.close()
-        np.save(folder / "labels.npy", labels[parts["train"]])
+        save_labels(folder / "train", labels[parts["train"]])
     return {part: ImageShards(folder / part) for part in ("train", "val", "test")}
-
-
-def labels(name: str) -> np.ndarray:
-    """Class number of every training image."""
-    return np.load(SHARDS / name / "labels.npy").astype(np.int64)
 
 
 def recipe(seconds: float, images_per_second: float, **changes: object) -> FitConfig:

@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 
 from benchmarks import tables
-from benchmarks.budget import data, labels, train_for
+from benchmarks.budget import data, train_for
 from benchmarks.contenders import OTHERS
 from benchmarks.machine import machine
 from benchmarks.rows import ROOT, Row, measure
@@ -110,7 +110,7 @@ def _extractors(name: str, splits: dict[str, ImageShards]) -> dict[str, Extracto
         found[key], accuracy = train_extractor(
             config,
             splits["train"],
-            labels(name),
+            splits["train"].labels_N,
             total_images=EXTRACTOR_IMAGES,
             batch_size=64,
             peak_learning_rate=2e-3,

@@ -23,7 +23,7 @@ from pipeline.stage import guarded
 from pipeline.tracking import Tracker
 from vae.artefact import Generator, load_artefact
 from vae.data import ImageShards
-from vae.files import write_text
+from vae.files import MANIFEST, sha256_file, write_text
 from vae.pictures import grid
 
 TEMPLATE = "compare.html.jinja"
@@ -56,6 +56,16 @@ def check_protocols(a: dict[str, Any], b: dict[str, Any], names: tuple[str, str]
             "check out the older version's commit, and let `dvc repro` register it anew on today's data and parameters"
         )
     return first
+
+
+def check_data(protocol: dict[str, Any], paths: Paths) -> None:
+    """BadDataError where data/processed is not what both were scored on: the page would show other test images."""
+    manifest = paths.processed / MANIFEST
+    if not manifest.exists() or sha256_file(manifest) != protocol["data_manifest_sha256"]:
+        raise BadDataError(
+            f"{paths.processed} {'holds other images than' if manifest.exists() else 'is missing, which has the images that'} the "
+            "versions were scored on: bring params.yaml's download and preprocess sections back to theirs and run `dvc repro preprocess`"
+        )
 
 
 def table(a: dict[str, Any], b: dict[str, Any], names: tuple[str, str]) -> list[dict[str, str]]:
@@ -111,6 +121,7 @@ def compare(which: tuple[str, str], paths: Paths) -> tuple[Path, Path]:
         for v in versions
     )
     protocol = check_protocols(a, b, names)
+    check_data(protocol, paths)
     first, second = (load_artefact(registry.fetch(version, paths.work / f"version-{version}")) for version in versions)
     test = ImageShards(paths.processed / "test")
     found = {

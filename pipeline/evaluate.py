@@ -26,6 +26,7 @@ from pipeline.plots import draw_information
 from pipeline.scores import (
     BLUR_SIGMA_PIXELS,
     NOISE_LEVELS,
+    Featured,
     Scores,
     aggregate_scores,
     class_scores,
@@ -173,20 +174,20 @@ def evaluate(values: SimpleNamespace, paths: Paths) -> None:
     metrics: Scores = {**likelihood, "psnr_db": float(psnr_N.mean()), **scores}
     metrics |= aggregate_scores(values, generator, test)
     log.info("FCD, kernel distance and coverage of %d samples", values.evaluate.samples)
-    drawn_NHWC = generator.sample(values.evaluate.samples, seed)
-    metrics |= feature_scores(values, generator, drawn_NHWC, (network, second), paths)
-    metrics |= class_scores(generator, network, drawn_NHWC, test, seed)
+    unseen = Featured.by(network, images)
+    drawn = Featured.by(network, generator.sample(values.evaluate.samples, seed))
+    metrics |= feature_scores(values, generator, drawn, unseen, (network, second), paths)
+    metrics |= class_scores(generator, network, drawn.images_NHWC, test, seed)
     if fid_network is not None:
         log.info("FID of %d samples", values.evaluate.samples)
-        metrics |= fid_scores(drawn_NHWC, fid_network, test, facts["mode"])
+        metrics |= fid_scores(drawn.images_NHWC, fid_network, test, facts["mode"])
     tracker = connect(paths)
     run_id = read_json(paths.train_report / RUN)["run_id"]
     with replaced_directory(paths.evaluate_report) as report:
         evaluate_pictures.write(report, generator, test, seed)
         extremes(images, copies, psnr_N, terms_N2, facts["mode"], report)
-        metrics |= remembered(drawn_NHWC, network, test, train, facts["mode"], report / "neighbours.png")
-        features = network.features(images), network.features(drawn_NHWC)
-        bounds = intervals(metrics, terms_N2, psnr_N, nll_N, features, seed)
+        metrics |= remembered(drawn, unseen, network, train, facts["mode"], report / "neighbours.png")
+        bounds = intervals(metrics, terms_N2, psnr_N, nll_N, (unseen.features_ND, drawn.features_ND), seed)
         found = diagnose(metrics, generator.prior.name)
         draw_information(told, report / "factors.png")
         if told is not None:

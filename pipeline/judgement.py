@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.scores import Scores
+from pipeline.scores import Featured, Scores
 from vae.data import ImageShards
 from vae.extractor import Extractor
 from vae.metrics.frechet import TooFewSamplesError
@@ -30,26 +30,23 @@ def _paired(rows: list[np.ndarray], path: Path, mode: str) -> None:
     save_png(grid(np.concatenate(rows), columns=len(rows[0]), mode=mode), path)
 
 
-def remembered(
-    drawn_NHWC: np.ndarray, network: Extractor, test: ImageShards, train: ImageShards, mode: str, picture: Path
-) -> Scores:
+def remembered(drawn: Featured, unseen: Featured, network: Extractor, train: ImageShards, mode: str, picture: Path) -> Scores:
     """The share of samples near to a training image; the picture has those nearest of all, and below each the training image.
 
-    Then the same for test images, which training has not seen: how near an image may be that is no copy.
+    Then the same for ``unseen`` images, of the test: how near an image may be that is no copy.
     """
     places = train.places(MOST_TRAINING_IMAGES)
     # Chunks: a million training images are not held at once, their features are.
     training_ND = torch.cat([network.features(train.gather(rows)) for rows in np.array_split(places, -(-len(places) // 8192))])
-    samples = nearest(network.features(drawn_NHWC), training_ND)
-    unseen = nearest(network.features(test.slice(0, len(test))), training_ND)
+    neighbours = [nearest(each.features_ND, training_ND) for each in (drawn, unseen)]
+    count = min(SHOWN, len(drawn.images_NHWC), len(unseen.images_NHWC))
     rows = []
-    count = min(SHOWN, len(drawn_NHWC), len(test))
-    for found, images in ((samples, drawn_NHWC), (unseen, None)):
+    for found, each in zip(neighbours, (drawn, unseen), strict=True):
         first = torch.argsort(found.distance_M)[:count].numpy()
-        rows += [test.gather(first) if images is None else images[first], train.gather(places[found.index_M[first].numpy()])]
+        rows += [each.images_NHWC[first], train.gather(places[found.index_M[first].numpy()])]
     _paired(rows, picture, mode)
     try:
-        return {"near_share": near_share(samples, unseen)}
+        return {"near_share": near_share(*neighbours)}
     except TooFewSamplesError as error:
         log.warning("no near_share: %s", error)
         return {"near_share": None}

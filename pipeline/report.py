@@ -81,8 +81,12 @@ def _figures(metrics: dict[str, Any], intervals: dict[str, list[float]]) -> list
     return found
 
 
-def _command(commit: str) -> str:
+def _command(lineage: dict[str, str]) -> str:
+    """What makes this version again; where the working tree was not the commit's, that is said."""
+    commit = lineage["vaeline.git_commit"]
     there = [] if commit == "unknown" else [f"git checkout {commit}"]
+    if lineage["vaeline.git_dirty"] != "false":
+        there.append("# the working tree held changes that no commit has: with the parameters below and these, not without")
     return "\n".join([*there, "dvc repro"])
 
 
@@ -123,7 +127,7 @@ def context(title: str, paths: Paths) -> dict[str, Any]:
         f"{counts['test_images']:,} for the test.",
         "protocol": read_json(evaluate / PROTOCOL),
         "lineage": lineage,
-        "command": _command(lineage["vaeline.git_commit"]),
+        "command": _command(lineage),
         "params": read_text(paths.params),
         "gap": GAP_PIXELS * ZOOM,
     }

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from functools import cache, partial
 from types import SimpleNamespace
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -34,6 +35,17 @@ BLUR_SIGMA_PIXELS, BLUR_RADIUS_PIXELS = 1.0, 3
 NOISE_LEVELS = 16.0  # standard deviation, of 256
 log = logging.getLogger("pipeline.scores")
 Scores = dict[str, float | None]
+
+
+class Featured(NamedTuple):
+    """Images (N, H, W, C), uint8, and what the extractor sees in them (N, D)."""
+
+    images_NHWC: np.ndarray
+    features_ND: Tensor
+
+    @classmethod
+    def by(cls, network: Extractor, images_NHWC: np.ndarray) -> Self:
+        return cls(images_NHWC, network.features(images_NHWC))
 
 
 def fcd(generator: Generator, network: Extractor, images: ImageShards, samples: int, seed: int) -> float:
@@ -82,23 +94,26 @@ def _spread(features_ND: Tensor, count: int) -> Tensor:
 
 
 def feature_scores(
-    values: SimpleNamespace, generator: Generator, drawn_NHWC: np.ndarray, networks: tuple[Extractor, Extractor], paths: Paths
+    values: SimpleNamespace,
+    generator: Generator,
+    drawn: Featured,
+    unseen: Featured,
+    networks: tuple[Extractor, Extractor],
+    paths: Paths,
 ) -> Scores:
-    """FCD, kernel distance, density and coverage of ``drawn_NHWC`` against test images; and what real or spoilt images score there.
+    """FCD, kernel distance, density and coverage of samples against unseen images; and what real or spoilt images score there.
 
     The second network gives its opinion on FCD: what one overlooks, another may see.
     """
     network, second = networks
     test, train = ImageShards(paths.processed / "test"), ImageShards(paths.processed / "train")
     samples, seed = values.evaluate.samples, values.base.seed
-    test_ND = network.features(test.slice(0, len(test)))
-    generated_ND = network.features(drawn_NHWC)
-    train_NHWC = train.spread(samples)
-    train_ND = network.features(train_NHWC)
+    (drawn_NHWC, generated_ND), (test_NHWC, test_ND) = drawn, unseen
+    train_NHWC, train_ND = Featured.by(network, train.spread(samples))
     halves = network.features(train.gather(stream_indices(len(train), seed, 0, min(2 * samples, len(train))))).tensor_split(2)
     known, label_N = test.labelled(samples)
     real_moments = cache(lambda: moments(test_ND))
-    second_moments = cache(lambda: moments(second.features(test.slice(0, len(test)))))
+    second_moments = cache(lambda: moments(second.features(test_NHWC)))
 
     def distance(features_ND: Tensor) -> float:
         return frechet_distance(real_moments(), moments(features_ND))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import typing
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,8 +38,9 @@ def search(values: SimpleNamespace, template: Job, profile: Profile, trials_seen
     alone: dict[str, float] = {"CPU": profile.cpus_per_worker, "GPU": profile.gpus_per_worker}
     needs = tune.PlacementGroupFactory([{"memory": DRIVER_BYTES} if grouped else alone])
     at_once = side_by_side(profile, section.workers_per_trial, ray.cluster_resources())
-    setup = {"template": template.to_dict(), "workers": section.workers_per_trial, "profile": vars(profile)}
-    setup["space"] = section.space
+    setup = {
+        "template": template.to_dict(), "workers": section.workers_per_trial, "profile": vars(profile), "space": section.space,
+    }  # fmt: skip
     storage = template.state / "ray"
     shutil.rmtree(storage, ignore_errors=True)
     tuner = tune.Tuner(
@@ -77,7 +77,7 @@ def _domain(name: str, dimension: space.Dimension) -> Any:
     if dimension.choices is not None:
         return tune.choice(list(range(len(dimension.choices))))
     low, high = dimension.ends
-    if typing.get_type_hints(Fit)[name] is int:
+    if space.of_integers(Fit, name):
         return (tune.lograndint if dimension.log else tune.randint)(int(low), int(high) + 1)
     return (tune.loguniform if dimension.log else tune.uniform)(low, high)
 

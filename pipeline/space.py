@@ -12,7 +12,7 @@ import difflib
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from vae.schema import checked, parse
 
@@ -50,6 +50,11 @@ class Dimension:
         if self.low > self.high:
             return [("low", f"{self.low} is greater than high {self.high}: the range is empty")]
         return [("log", "needs a low above 0")] if self.log and self.low <= 0 else []
+
+
+def of_integers(section: type, name: str) -> bool:
+    """Whether the values of a range are integers."""
+    return get_type_hints(section)[name] is int
 
 
 def dimensions(space: Mapping[str, Any]) -> dict[str, Dimension]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 import warnings
 from types import SimpleNamespace
 from typing import Any
@@ -28,10 +27,10 @@ def _distributions(section: SimpleNamespace) -> dict[str, Any]:
             found[name] = CategoricalDistribution([str(choice) for choice in dimension.choices])
             continue
         low, high = dimension.ends
-        whole = typing.get_type_hints(Fit)[name] is int
-        found[name] = (
-            IntDistribution(int(low), int(high), log=dimension.log) if whole else FloatDistribution(low, high, log=dimension.log)
-        )
+        if space.of_integers(Fit, name):
+            found[name] = IntDistribution(int(low), int(high), log=dimension.log)
+        else:
+            found[name] = FloatDistribution(low, high, log=dimension.log)
     return found
 
 

@@ -36,8 +36,10 @@ class Loader:
     gathered into pinned memory meanwhile. On a processor a batch is one gather from the shards.
     """
 
-    def __init__(self, images: ImageShards, config: FitConfig, device: torch.device, augment: OnTheFly | None) -> None:
-        self._images, self._config, self._device, self._augment = images, config, device, augment
+    def __init__(
+        self, images: ImageShards, config: FitConfig, device: torch.device, augment: OnTheFly | None, labelled: bool = False
+    ) -> None:
+        self._images, self._config, self._device, self._augment, self._labelled = images, config, device, augment, labelled
         self._resident: Tensor | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._ahead: dict[tuple[int, int, int], Future[Tensor]] = {}
@@ -76,10 +78,13 @@ class Loader:
         return found.to(self._device, non_blocking=True)
 
     def batch(self, step: int, rows: slice) -> tuple[Tensor, Tensor | None]:
-        """Rows of global batch ``step``: float32 (N, C, H, W) in [-1, 1], varied by the augmentation where there is one; labels (N,)."""
+        """Rows of global batch ``step``: float32 (N, C, H, W) in [-1, 1], varied by the augmentation where there is one.
+
+        And the labels (N,) of a loader that is ``labelled``: others copy none to the device.
+        """
         x_NHWC = self._rows(step, rows)
         if self._augment is not None:
             x_NHWC = self._augment(x_NHWC, *self._stream(step, rows), self._config.seed)
         x_NCHW = to_model_range(x_NHWC)
-        label_N = self._images.labels(self._stream(step, rows)[0], self._device)
+        label_N = self._images.labels(self._stream(step, rows)[0], self._device) if self._labelled else None
         return x_NCHW if self._config.memory_format == "channels_last" else x_NCHW.contiguous(), label_N

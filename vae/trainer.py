@@ -72,7 +72,7 @@ def fit(
     check_division(config)
     for images in (train, val):
         check_labels(images, model_config.classes)
-    loader = Loader(train, config, default_device(), augment)
+    loader = Loader(train, config, default_device(), augment, labelled=model_config.classes > 0)
     if config.patience_reports and checkpoints is None:
         raise ValueError("patience_reports needs checkpoints: the best model is kept there")
     run = Run(model_config, config, default_device(), checkpoints)

@@ -30,7 +30,8 @@ def _terms(model: VAE, images: ImageShards, batch_size: int, seed: int, chunk: i
     """Distortion and rate of each image of a chunk (., 2), float64, in nats."""
     device = next(model.parameters()).device
     rows = np.arange(chunk * batch_size, min((chunk + 1) * batch_size, len(images)))
-    x_NCHW, label_N = to_model_range(torch.from_numpy(images.gather(rows)).to(device)), images.labels(rows, device)
+    x_NCHW = to_model_range(torch.from_numpy(images.gather(rows)).to(device))
+    label_N = images.labels(rows, device) if model.classes else None
     noise_ND = step_noise(seed + BOUND_SEED_OFFSET, chunk, (len(x_NCHW), model.latent_dim), device)
     terms = model(observed(model, x_NCHW, seed + BOUND_SEED_OFFSET, chunk), noise_ND, label_N)
     return torch.stack([terms.distortion_N.double(), terms.rate_ND.double().sum(1)], 1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -44,9 +42,9 @@ def frechet_interval(a_ND: Tensor, b_MD: Tensor, value: float, seed: int, resamp
     return max(0.0, low), max(0.0, high)
 
 
-def mean_interval(values_N: Tensor, seed: int, statistic: Callable[[Tensor], Tensor] = torch.mean) -> tuple[float, float]:
-    """95 % of ``statistic`` of independent values (N,), by resampling them; a function of the arguments."""
+def mean_interval(values_N: Tensor, seed: int) -> tuple[float, float]:
+    """95 % of the mean of independent values (N,), by resampling them; a function of the arguments."""
     generator = torch.Generator().manual_seed(seed)
     values_N = values_N.double().cpu()
     picked_RN = torch.randint(len(values_N), (RESAMPLES, len(values_N)), generator=generator)
-    return basic_interval(float(statistic(values_N)), torch.stack([statistic(values_N[rows]) for rows in picked_RN]))
+    return basic_interval(float(values_N.mean()), torch.stack([values_N[rows].mean() for rows in picked_RN]))

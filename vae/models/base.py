@@ -97,7 +97,7 @@ class VAE(nn.Module, ABC):
     """
 
     latent_dim: int
-    classes: int
+    classes = 0  # that the model is told apart; 0: it is never given labels
     likelihood: Likelihood
     recompute = False
     vector_latents = True  # False: grids of them under a trained prior of their own, to which no other density is fitted

@@ -11,8 +11,9 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from vae.config import ModelConfig
-from vae.models.base import VAE, bounded, likelihood, norm
-from vae.models.blocks import OfClass, head, stem
+from vae.models.base import likelihood, norm
+from vae.models.blocks import head, stem
+from vae.models.vector import VectorVAE
 
 
 class _Residual(nn.Module):
@@ -24,41 +25,23 @@ class _Residual(nn.Module):
         return x_NCHW + self.body(x_NCHW)
 
 
-class ConvVAE(VAE):
+class ConvVAE(VectorVAE):
     """Convolutional VAE with a diagonal normal posterior (Kingma and Welling 2014).
 
     H and W must divide by ``2 ** len(widths)``.
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        height, width, channels = config.image_shape
-        widths, strides = config.widths, 2 ** len(config.widths)
-        self.latent_dim, self.classes = config.latent_dim, config.classes
-        self.bottom = (widths[-1], height // strides, width // strides)
-        flat = self.bottom[0] * self.bottom[1] * self.bottom[2]
+        super().__init__(config)
+        widths = config.widths
 
-        down = stem(channels, widths[0])
+        down = stem(config.image_shape[2], widths[0])
         for before, after in pairwise(widths):
             down += [norm(before), nn.SiLU(), nn.Conv2d(before, after, 4, stride=2, padding=1)]
-        self.encoder = nn.Sequential(
-            *down, _Residual(widths[-1]), norm(widths[-1]), nn.SiLU(), nn.Flatten(),
-            nn.Linear(flat, config.hidden_units), nn.SiLU(), nn.Linear(config.hidden_units, 2 * config.latent_dim),
-        )  # fmt: skip
+        self.encoder = nn.Sequential(*down, _Residual(widths[-1]), norm(widths[-1]), nn.SiLU(), *self.to_latents(config))
         up: list[nn.Module] = [_Residual(widths[-1])]
         for before, after in pairwise(widths[::-1]):
             up += [norm(before), nn.SiLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
-        self.expand = nn.Sequential(
-            nn.Linear(config.latent_dim, config.hidden_units), nn.SiLU(), nn.Linear(config.hidden_units, flat)
-        )
-        self.class_in_latents = OfClass(config.classes, 2 * config.latent_dim)
-        self.class_in_picture = OfClass(config.classes, config.hidden_units)
+        self.expand = self.from_latents(config)
         self.likelihood = likelihood(config)
         self.decoder = nn.Sequential(*up, *head(widths[0], self.likelihood.output_channels))
-
-    def observe(self, x_NCHW: Tensor, label_N: Tensor | None = None) -> tuple[Tensor, ...]:
-        return bounded(self.class_in_latents(self._through(self.encoder, x_NCHW), label_N))
-
-    def decode(self, z_ND: Tensor, label_N: Tensor | None = None) -> Tensor:
-        hidden_NC = self.class_in_picture(self.expand[0](z_ND), label_N)
-        return self._through(self.decoder, self.expand[1:](hidden_NC).unflatten(1, self.bottom)).float()

@@ -67,3 +67,9 @@ def split(x_ND: Tensor, one_in: int, seed: int) -> tuple[Tensor, Tensor]:
     order_N = torch.randperm(len(x_ND), generator=torch.Generator().manual_seed(seed))
     held = max(1, len(x_ND) // one_in)
     return x_ND[order_N[held:]], x_ND[order_N[:held]]
+
+
+def drawn(weights_K: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Numbers of (n,) draws out of K, as frequent as their weights, which need not sum to 1."""
+    edges_K = weights_K.cumsum(0)
+    return torch.searchsorted(edges_K, torch.rand(n, generator=generator) * edges_K[-1]).clamp_max(len(edges_K) - 1)

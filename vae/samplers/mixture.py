@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vae.config import PriorConfig
 from vae.objective import log_normal
-from vae.samplers.fitting import Standard, one_thread, split
+from vae.samplers.fitting import Standard, drawn, one_thread, split
 
 HELD_OUT = 5  # one in so many latents, to choose the number of components by
 CHOICE_ITERATIONS, ITERATIONS = 20, 60  # of expectation maximisation: sizes differ long before each has converged
@@ -89,8 +89,7 @@ class Mixture:
 
     def sample(self, n: int, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         """Latents (n, D); ``temperature`` scales the spread within each component."""
-        edges_K = self.tensors["weights_K"].cumsum(0)
-        component_N = torch.searchsorted(edges_K, torch.rand(n, generator=generator) * edges_K[-1]).clamp_max(len(edges_K) - 1)
+        component_N = drawn(self.tensors["weights_K"], n, generator)
         means_KD = self.tensors["means_KD"]
         noise_ND = torch.randn(n, means_KD.shape[1], generator=generator) * temperature
         return means_KD[component_N] + torch.einsum("nij,nj->ni", self.tensors["cholesky_KDD"][component_N], noise_ND)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.compare import HIGHER, LOWER, WITHIN, better, check_protocols, markdown, summary, table
+from pipeline.compare import HIGHER, LOWER, WITHIN, better, check_data, check_protocols, markdown, summary, table
 from pipeline.errors import BadDataError
+from vae.files import MANIFEST, sha256_file
 
 NAMES = ("version 1", "version 2")
 
@@ -48,6 +49,17 @@ def test_protocols_that_differ_are_refused_with_what_differs():
     ):
         with pytest.raises(BadDataError, match=what):
             check_protocols(a, version({}, **({"seed": 0, "fcd_extractor_sha256": "abc"} | other)), NAMES)
+
+
+def test_images_that_the_versions_were_not_scored_on_are_refused(project):
+    with pytest.raises(BadDataError, match="is missing"):
+        check_data({"data_manifest_sha256": "abc"}, project.paths)
+    project.paths.processed.mkdir(parents=True)
+    manifest = project.paths.processed / MANIFEST
+    manifest.write_text("{}")
+    with pytest.raises(BadDataError, match="holds other images"):
+        check_data({"data_manifest_sha256": "abc"}, project.paths)
+    check_data({"data_manifest_sha256": sha256_file(manifest)}, project.paths)
 
 
 def test_table_and_markdown_have_every_score_of_both():

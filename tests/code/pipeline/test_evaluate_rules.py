@@ -15,7 +15,7 @@ from pipeline import scores
 from pipeline.errors import BadConfigError, BadDataError
 from pipeline.evaluate import _latent_scores, _likelihood, protocol
 from pipeline.evaluate_pictures import between
-from pipeline.scores import aggregate_scores, feature_scores, fid_scores, inception
+from pipeline.scores import Featured, aggregate_scores, feature_scores, fid_scores, inception
 from vae import artefact
 from vae.data import ImageShards, ShardWriter
 from vae.files import sha256_file, write_manifest
@@ -183,7 +183,9 @@ FLOORS += ("fcd_second_real_floor", "density_real", "coverage_real")
 def scored(project, samples: int, drawn: np.ndarray) -> scores.Scores:
     """Scores of the first ``samples`` of ``drawn``, as its generator draws them; the second network sees other pixels."""
     generator = Planted(drawn)
-    return feature_scores(values(samples), generator, generator.sample(samples, 0), (NETWORK, SECOND), project.paths)
+    test = ImageShards(project.paths.processed / "test")
+    drawn, unseen = (Featured.by(NETWORK, each) for each in (generator.sample(samples, 0), test.slice(0, len(test))))
+    return feature_scores(values(samples), generator, drawn, unseen, (NETWORK, SECOND), project.paths)
 
 
 def test_feature_scores_copies_are_at_no_distance_and_others_beyond_what_real_images_score(project, split):

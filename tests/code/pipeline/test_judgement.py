@@ -14,6 +14,7 @@ from pipeline.doctor import HEALTHY, Finding
 from pipeline.errors import TrainingFailedError
 from pipeline.evaluate import _finite, _healthy
 from pipeline.judgement import SHOWN, extremes, intervals, remembered, slices
+from pipeline.scores import Featured
 from vae.data import ImageShards, ShardWriter
 from vae.metrics.frechet import frechet_distance, moments
 from vae.pictures import GAP_PIXELS, ZOOM
@@ -45,7 +46,7 @@ def test_copies_among_the_samples_are_counted_and_shown_first_above_their_origin
     drawn = noise(300, 2)
     drawn[40:100] = training[600:660]
     found = remembered(
-        drawn, NETWORK, shards(tmp_path / "test", unseen), shards(tmp_path / "train", training), "L", tmp_path / "p.png"
+        Featured.by(NETWORK, drawn), Featured.by(NETWORK, unseen), NETWORK, shards(tmp_path, training), "L", tmp_path / "p.png"
     )
     assert found["near_share"] == pytest.approx(0.2 + 0.8 * 0.05, abs=0.05)
     for column in range(SHOWN):
@@ -57,8 +58,8 @@ def test_copies_among_the_samples_are_counted_and_shown_first_above_their_origin
 
 
 def test_share_of_near_samples_needs_images(tmp_path, caplog):
-    few = shards(tmp_path / "test", noise(100, 1))
-    found = remembered(noise(300, 2), NETWORK, few, shards(tmp_path / "train", noise(50, 0)), "L", tmp_path / "p.png")
+    drawn, few = (Featured.by(NETWORK, noise(count, seed)) for count, seed in ((300, 2), (100, 1)))
+    found = remembered(drawn, few, NETWORK, shards(tmp_path, noise(50, 0)), "L", tmp_path / "p.png")
     assert found == {"near_share": None} and "no near_share" in caplog.text and (tmp_path / "p.png").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from pipeline.report import TEMPLATE, context, film, ruler
 from vae.files import canonical_json, write_text
 from vae.pictures import GAP_PIXELS, ZOOM, grid, save_png
 
+LINEAGE = {"vaeline.git_commit": "abc123", "vaeline.git_dirty": "false", "vaeline.torch": "2.13"}
 METRICS = {
     "fcd": 1.97, "fcd_real_floor": 0.03, "fcd_blurred": 1.78, "fcd_noised": 0.01, "fcd_reconstructions": 0.05, "nll_nats": 208.8,
     "bits_per_dim": 0.29, "coverage": 0.88, "coverage_real": 0.97, "psnr_db": 34.2, "active_units": 9, "latent_dim": 9, "kid": None,
@@ -33,7 +35,8 @@ def reports(project):
     for name, places in {
         "preprocess": ("images", "classes", "histograms", "rejected"), "augment": ("augment",),
         "tune": ("trials", "fronts", "parallel", "importance"),
-        "train": ("curves",), "evaluate": ("samples", "classes", "reconstructions", "worst", "neighbours", "latents", "factors"),
+        "train": ("curves",),
+        "evaluate": ("samples", "classes", "reconstructions", "worst", "typical", "neighbours", "latents", "factors"),
     }.items():  # fmt: skip
         for picture in places:
             save_png(Image.new("L", (40, 30), 120), paths.root / "reports" / name / f"{picture}.png")
@@ -48,7 +51,7 @@ def reports(project):
         paths.register_report / "decision.json": {
             "name": "<script>alert(1)</script>", "version": 3, "promoted": True, "reason": "better & first", "champion_fcd": 2.5,
         },
-        paths.register_report / "lineage.json": {"vaeline.git_commit": "abc123", "vaeline.torch": "2.13"},
+        paths.register_report / "lineage.json": LINEAGE,
         paths.train_report / "run.json": {"run_id": "r", "workers": 2},
         paths.train_report / "metrics.json": {"images": 320000, "beta": 0.42},
         paths.tune_report / "best.json": {"beta": 0.42, "latent_dim": 9, "rule": "the lowest val_fcd"},
@@ -67,6 +70,12 @@ def reports(project):
     described = {"model": model, "prior": "mixture", "preprocessing": {"mode": "L"}}
     (paths.model / "config.json").write_text(json.dumps(described))
     return project
+
+
+def test_same_again_says_what_no_commit_has(reports):
+    write_text(reports.paths.register_report / "lineage.json", canonical_json(LINEAGE | {"vaeline.git_dirty": "true"}))
+    page = render(TEMPLATE, context("", reports.paths))
+    assert re.search(r"git checkout abc123\n# the working tree held changes .*\ndvc repro", page)
 
 
 class Links(HTMLParser):
@@ -129,7 +138,7 @@ addEventListener("load", () => {
 """
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="no Chromium")
 @pytest.mark.parametrize("width", [390, 1440])
 def test_page_in_a_browser_has_no_error_and_no_missing_picture_and_fits(reports, width):
     page = reports.root / "page.html"

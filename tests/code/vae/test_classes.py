@@ -205,7 +205,7 @@ def test_labels_of_another_number_of_images_are_refused(tmp_path: Path) -> None:
 
 
 def test_loader_gives_the_label_of_every_row(levels: ImageShards) -> None:
-    loader = Loader(levels, fit_config(), torch.device("cpu"), None)
+    loader = Loader(levels, fit_config(), torch.device("cpu"), None, labelled=True)
     for step in (0, 9, 3):
         _, label_N = loader.batch(step, slice(2, 12))
         expected = levels.labels_N[stream_indices(120, fit_config().seed, 16 * step + 2, 16 * step + 12)]

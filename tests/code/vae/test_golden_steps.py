@@ -59,7 +59,8 @@ def _steps(directory: Path, model: dict, fit: dict) -> list[list[float]]:
     """Distortion and rate, in nats per image, of each step."""
     config = fit_config(**{"total_images": STEPS * BATCH, "beta_start": 2.0, "learning_rate": 0.01, "warmup_images": 0, **fit})
     run = Run(model_config(**model), config, torch.device("cpu"), None)
-    gradients, loader = Gradients(run.model, config), Loader(_pictures(directory), config, run.device, None)
+    loader = Loader(_pictures(directory), config, run.device, None, labelled=run.model.classes > 0)
+    gradients = Gradients(run.model, config)
     sums = [run.step(gradients, loader) for _ in range(STEPS)]
     return [[float(distortion / count), float(rate / count)] for distortion, rate, count in sums]
 
