@@ -14,24 +14,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 import vae
 from pipeline.errors import BadDataError
 from pipeline.paths import INDEX
 from pipeline.sections import Augment
 from pipeline.spool import SpoolWriter
-from vae.artefact import WEIGHTS, Generator
+from pipeline.trial_score import Scorer
+from vae.artefact import WEIGHTS
 from vae.augment import OnTheFly, image_keys
-from vae.config import AugmentConfig, FitConfig, ModelConfig, PriorConfig
+from vae.config import AugmentConfig, FitConfig, ModelConfig
 from vae.data import ImageShards, check_labels
 from vae.distributed import rank
 from vae.errors import NonFiniteError, ResumeRefusedError, StoppedError
-from vae.extractor import load_extractor
 from vae.files import canonical_json, read_manifest, sha256_file
-from vae.metrics.frechet import Moments, frechet_distance, moments
 from vae.models.base import VAE
-from vae.samplers import fit_prior
 from vae.trainer import Fitted, fit
 
 STOP_FILE = "stop"
@@ -49,7 +46,7 @@ class Job:
     threads: int
     identity: dict[str, Any]  # what else makes this training the one that it is: hashes of data and code
     augment: dict[str, Any] | None = None  # on the fly: policy, index (of the training images), mode
-    score: dict[str, Any] | None = None  # FCD of every report: extractor, reference, samples, prior, seed
+    score: dict[str, Any] | None = None  # of every report: pipeline/trial_score.py
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -128,38 +125,6 @@ def classes(values: SimpleNamespace, processed: Path) -> int:
             f"fit.class_conditional is true, but in the split {split} {error} (preprocess.require_label leaves the others out)"
         ) from None
     return len(labels)
-
-
-def score_settings(values: SimpleNamespace, extractor: Path, reference: Moments, state: Path) -> dict[str, Any]:
-    """A job's ``score``; the moments of real images go into ``state``, so that no trial computes them again."""
-    state.mkdir(parents=True, exist_ok=True)
-    path = state / "reference.safetensors"
-    save_file({"mean_D": reference.mean_D, "cov_DD": reference.cov_DD, "count": torch.tensor(reference.count)}, path)
-    return {
-        "extractor": str(extractor),
-        "reference": str(path),
-        "samples": values.tune.score_samples,
-        "prior": asdict(values.fit.prior_config),
-        "seed": values.base.seed,
-    }
-
-
-class Scorer:
-    """FCD of samples, drawn as the finished model draws them, against the reference."""
-
-    def __init__(self, score: dict[str, Any], model: ModelConfig, train: ImageShards) -> None:
-        self._extractor, _ = load_extractor(Path(score["extractor"]))
-        tensors = load_file(score["reference"])
-        self._reference = Moments(tensors["mean_D"], tensors["cov_DD"], int(tensors["count"]))
-        self._score, self._model = score, model
-        self._images, self._labels = train.labelled(score["samples"])
-
-    @torch.no_grad()
-    def __call__(self, model: VAE) -> dict[str, float]:
-        score = self._score
-        prior = fit_prior(model, self._images, PriorConfig(**score["prior"]), score["seed"], self._labels)
-        drawn_NHWC = Generator(model, self._model, prior, {}).sample(score["samples"], score["seed"])
-        return {"val_fcd": frechet_distance(self._reference, moments(self._extractor.features(drawn_NHWC)))}
 
 
 def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda record: None) -> Fitted:

@@ -28,6 +28,7 @@ from pipeline.errors import BadConfigError, CannotWriteError
 from pipeline.paths import BEST, Paths
 from pipeline.rehearsal import START_SECONDS, Data, data, rehearse, task
 from pipeline.train import Choice, choose, configs
+from pipeline.trial_score import OF_SAMPLES
 from pipeline.tune import trial_fit
 from vae.files import canonical_json, write_text
 
@@ -76,8 +77,9 @@ def _notes(
         )
     if profile.gpus_per_worker and not torch.cuda.is_available():
         notes.append("measured without a GPU, which the profile asks for: times are at most, the GPUs' memory is not foreseen")
-    if values.tune.score == "fcd" and "score_seconds" not in measured["trial"]:
-        notes.append("models/extractor is not there: what the score of a trial (fcd) costs is not in the times")
+    if values.tune.score != "elbo_nats" and "score_seconds" not in measured["trial"]:
+        why = ": models/extractor is not there" if values.tune.score in OF_SAMPLES else ""
+        notes.append(f"what the score of a trial ({values.tune.score}) costs is not in the times{why}")
     if measured["train"]["variants_skipped"]:
         notes.append(
             f"a step takes {measured['train']['first_step_seconds']:.1f} s: variants are compared with a larger --seconds"

@@ -21,8 +21,9 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.job import Job, Scorer
+from pipeline.job import Job
 from pipeline.stage import die_with_parent
+from pipeline.trial_score import Scorer
 from vae.augment import OnTheFly, image_keys
 from vae.config import AugmentConfig, FitConfig
 from vae.data import ImageShards

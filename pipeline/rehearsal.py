@@ -20,13 +20,13 @@ import torch
 from pipeline.cluster import Profile
 from pipeline.console import Progress
 from pipeline.errors import TrainingFailedError
-from pipeline.job import Job, on_the_fly, score_settings, training_directories
+from pipeline.job import Job, on_the_fly, training_directories
 from pipeline.paths import Paths
+from pipeline.trial_score import OF_SAMPLES, of_samples
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter
 from vae.extractor import load_extractor
 from vae.files import canonical_json, read_json, read_manifest, write_text
-from vae.metrics.frechet import Moments
 
 RANDOM_BYTES = 2**24  # of images made up where there are none, but a batch at least
 WAIT_SECONDS = 0.1
@@ -94,12 +94,11 @@ def _share(fit: FitConfig, workers: int) -> FitConfig:
 
 
 def _score(values: SimpleNamespace, paths: Paths, directory: Path) -> dict[str, Any] | None:
-    """What a trial needs to compute FCD, as tune makes it, with moments that cost nothing; None where there is no extractor."""
-    if values.tune.score != "fcd" or not paths.extractor.exists():
+    """What a trial needs to score its samples, as tune makes it, with features made up; None where there is no extractor."""
+    if values.tune.score not in OF_SAMPLES or not paths.extractor.exists():
         return None
-    features = load_extractor(paths.extractor)[0].config.feature_dim
-    cov_DD = torch.eye(features, dtype=torch.float64)
-    return score_settings(values, paths.extractor, Moments(cov_DD.sum(0), cov_DD, values.tune.score_samples), directory)
+    shape = values.tune.score_samples, load_extractor(paths.extractor)[0].config.feature_dim
+    return of_samples(values, paths.extractor, torch.randn(shape, generator=torch.Generator().manual_seed(0)), directory)
 
 
 def task(

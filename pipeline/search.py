@@ -15,8 +15,8 @@ from pipeline.job import Job
 from pipeline.sections import Fit
 from pipeline.spool import read
 from pipeline.trial import run_trial, side_by_side
+from pipeline.trial_score import SCORES
 
-SCORES = {"fcd": ("val_fcd", "min"), "elbo_nats": ("val_elbo_nats", "max")}
 DRIVER_BYTES = 2**20  # of Ray's memory resource, for a trial that only drives its worker group
 
 

@@ -176,7 +176,7 @@ class Tune:
     beta_max: float = field(above=0, high=1e4)
     latent_dim_min: int = field(low=1)
     latent_dim_max: int = field(low=1, high=4096)
-    score: str = field(choices=("fcd", "elbo_nats"))
+    score: str = field(choices=("fcd", "kid", "elbo_nats", "mig", "sap", "factor_vae_score", "dci_disentanglement"))
     score_samples: int = field(low=1)
     choice: str = field(choices=("best", "knee"))
     workers_per_trial: int = field(low=1, high=1024)

@@ -11,31 +11,27 @@ import logging
 import shutil
 import time
 from dataclasses import asdict
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import torch
 
-from pipeline import stage
+from pipeline import stage, trial_score
 from pipeline.choice import COMPLETED, FAILED, STOPPED, chosen, told, with_fronts
 from pipeline.cluster import Profile, connected, load_profile
 from pipeline.console import Progress
-from pipeline.errors import BadDataError
-from pipeline.job import Job, classes, fingerprint, identity, on_the_fly, score_settings, training_directories
+from pipeline.job import Job, classes, fingerprint, identity, on_the_fly, training_directories
 from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, METRICS, Paths
 from pipeline.plots import draw_fronts, draw_study, draw_trials
-from pipeline.search import SCORES, search
+from pipeline.search import search
 from pipeline.spool import read
 from pipeline.study import importances, study_of
 from pipeline.trial import Point, point_of, trial_job
+from pipeline.trial_score import SCORES
 from vae.config import FitConfig
-from vae.data import ImageShards
-from vae.extractor import load_extractor
 from vae.files import MANIFEST, canonical_json, read_manifest, replaced_directory, sha256_file, write_text
-from vae.metrics.frechet import TooFewSamplesError, moments
 
 PARAMS = ("base.seed", "augment", "fit", "tune")
 log = logging.getLogger("pipeline.tune")
@@ -80,19 +76,8 @@ def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
         threads=profile.threads_per_worker,
         identity=described,
         augment=augment,
-        score=_score(values, paths, paths.work / "tune" / key) if section.score == "fcd" else None,
+        score=trial_score.settings(values, paths, paths.work / "tune" / key),
     )
-
-
-def _score(values: SimpleNamespace, paths: Paths, state: Path) -> dict[str, Any]:
-    """What a trial needs to compute FCD on validation images; BadDataError where these are too few."""
-    network, _ = load_extractor(paths.extractor)
-    images = ImageShards(paths.processed / "val")
-    try:
-        reference = moments(network.features(images.spread(values.tune.score_samples)))
-    except TooFewSamplesError as error:
-        raise BadDataError(f"{error} in the validation split: add images, or set tune.score: elbo_nats in params.yaml") from None
-    return score_settings(values, paths.extractor, reference, state)
 
 
 def _table(grid: Any, points: list[Point], template: Job, metric: str) -> pd.DataFrame:

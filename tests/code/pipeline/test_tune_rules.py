@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from types import SimpleNamespace
 
 import pandas as pd
@@ -13,9 +14,10 @@ from pipeline.choice import chosen
 from pipeline.cluster import Profile
 from pipeline.errors import TrainingFailedError
 from pipeline.job import Job
-from pipeline.search import SCORES
+from pipeline.sections import Tune
 from pipeline.spool import SpoolWriter
 from pipeline.trial import Point, trial_job
+from pipeline.trial_score import SCORES
 from pipeline.tune import PARAMS, _table, _template
 from vae.files import write_manifest
 
@@ -52,7 +54,9 @@ def result(beta: float, latent_dim: int, error: Exception | None = None) -> Simp
 
 
 def test_scores_hold_no_beta_and_say_which_way_is_better():
-    assert {name: mode for name, (_, mode) in SCORES.items()} == {"fcd": "min", "elbo_nats": "max"}
+    assert [name for name, (_, mode) in SCORES.items() if mode == "min"] == ["fcd", "kid"]
+    choices = next(f for f in fields(Tune) if f.name == "score").metadata["choices"]
+    assert sorted(choices) == sorted(SCORES)
     assert all("loss" not in metric and "beta" not in metric for metric, _ in SCORES.values())
 
 

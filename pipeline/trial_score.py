@@ -1,0 +1,126 @@
+"""What the trials of a search are ranked by: a score without beta in it, computed at every report by the trial itself.
+
+``settings`` is what a trial needs for that as plain data; the features of real images lie in its ``reference``, so that no trial
+computes them again. N images, D features or latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.errors import BadDataError
+from pipeline.paths import INDEX, Paths
+from vae.artefact import Generator
+from vae.config import ModelConfig, PriorConfig
+from vae.data import ImageShards
+from vae.extractor import load_extractor
+from vae.images import to_model_range
+from vae.metrics import kernel
+from vae.metrics.factors import dci, factor_vae_score, mutual_information_gap, sap
+from vae.metrics.frechet import TooFewSamplesError, frechet_distance, moments
+from vae.models.base import VAE
+from vae.samplers import ENCODED, fit_prior
+
+OF_SAMPLES: dict[str, Callable[[Tensor, Tensor, int], float]] = {
+    "fcd": lambda real_ND, made_ND, _: frechet_distance(moments(real_ND), moments(made_ND)),
+    "kid": lambda real_ND, made_ND, seed: kernel.kernel_distance(real_ND, made_ND, seed).value,
+}
+OF_FACTORS: dict[str, Callable[[np.ndarray, np.ndarray, int], float]] = {
+    "mig": lambda mean_ND, known_NF, _: mutual_information_gap(mean_ND, known_NF),
+    "sap": lambda mean_ND, known_NF, _: sap(mean_ND, known_NF),
+    "factor_vae_score": factor_vae_score,
+    "dci_disentanglement": lambda mean_ND, known_NF, seed: dci(mean_ND, known_NF, seed).disentanglement,
+}
+SCORES = {name: (f"val_{name}", "min") for name in OF_SAMPLES} | {"elbo_nats": ("val_elbo_nats", "max")}
+SCORES |= {name: (f"val_{name}", "max") for name in OF_FACTORS}  # the metric of a report, and which way is better
+
+
+def of_samples(values: SimpleNamespace, extractor: Path, real_ND: Tensor, state: Path) -> dict[str, Any]:
+    """Settings for a distance of samples to images of these features, which go into ``state``."""
+    state.mkdir(parents=True, exist_ok=True)
+    path = state / "reference.safetensors"
+    save_file({"real_ND": real_ND.contiguous()}, path)
+    return {
+        "name": values.tune.score,
+        "extractor": str(extractor),
+        "reference": str(path),
+        "samples": values.tune.score_samples,
+        "prior": asdict(values.fit.prior_config),
+        "seed": values.base.seed,
+    }
+
+
+def _known(index: Path) -> np.ndarray:
+    """The known factors (N, F) of the validation images; none of them where one is not known."""
+    table = pd.read_parquet(index)
+    known = table.loc[table["split"] == "val", [column for column in table if column.startswith("factor_")]]
+    return known.dropna(axis=1).to_numpy(np.float64)
+
+
+def settings(values: SimpleNamespace, paths: Paths, state: Path) -> dict[str, Any] | None:
+    """What trials need for ``tune.score``, None for the bound; BadDataError where validation images do not support it."""
+    name, seed = values.tune.score, values.base.seed
+    if name not in {*OF_SAMPLES, *OF_FACTORS}:
+        return None
+    images = ImageShards(paths.processed / "val")
+    try:
+        if name in OF_SAMPLES:
+            real_ND = load_extractor(paths.extractor)[0].features(images.spread(values.tune.score_samples))
+            OF_SAMPLES[name](real_ND, real_ND, seed)
+            return of_samples(values, paths.extractor, real_ND.cpu(), state)
+        known_NF = _known(paths.processed / INDEX)
+        if not known_NF.shape[1]:
+            raise TooFewSamplesError("it needs images with known factors, these have none")
+        OF_FACTORS[name](np.zeros((len(known_NF), 2)), known_NF, seed)
+        return {"name": name, "index": str(paths.processed / INDEX), "images": str(paths.processed / "val"), "seed": seed}
+    except TooFewSamplesError as error:
+        enough = name != "kid" and min(len(images), values.tune.score_samples) >= kernel.minimum_samples()
+        others = "kid or elbo_nats" if enough else "elbo_nats"
+        raise BadDataError(
+            f"tune.score {name} on the validation split: {error}; add images, or set tune.score in params.yaml to {others}"
+        ) from None
+
+
+class Scorer:
+    """One trial's score, by its settings: of samples drawn as the finished model draws them, or of validation images' latents."""
+
+    def __init__(self, score: dict[str, Any], model: ModelConfig, train: ImageShards) -> None:
+        self._score, self._model, self._name = score, model, score["name"]
+        if self._name in OF_SAMPLES:
+            self._extractor, _ = load_extractor(Path(score["extractor"]))
+            self._real_ND = load_file(score["reference"])["real_ND"]
+            self._images, self._labels = train.labelled(score["samples"])
+        else:
+            val = ImageShards(Path(score["images"]))
+            self._images, self._labels = val.labelled(len(val))
+            self._known_NF = _known(Path(score["index"]))
+
+    @torch.no_grad()
+    def __call__(self, model: VAE) -> dict[str, float]:
+        of = self._of_samples if self._name in OF_SAMPLES else self._of_factors
+        return {SCORES[self._name][0]: of(model, self._score["seed"])}
+
+    def _of_samples(self, model: VAE, seed: int) -> float:
+        prior = fit_prior(model, self._images, PriorConfig(**self._score["prior"]), seed, self._labels)
+        drawn_NHWC = Generator(model, self._model, prior, {}).sample(self._score["samples"], seed)
+        return OF_SAMPLES[self._name](self._real_ND, self._extractor.features(drawn_NHWC).cpu(), seed)
+
+    def _of_factors(self, model: VAE, seed: int) -> float:
+        if not model.vector_latents:
+            raise ValueError(f"tune.score {self._name} needs one vector of latents: choose fit.model conv or resnet")
+        device, parts = next(model.parameters()).device, []
+        for start in range(0, len(self._images), ENCODED):
+            rows = slice(start, start + ENCODED)
+            label_N = None if self._labels is None else self._labels[rows].to(device)
+            parts.append(model.encode(to_model_range(torch.from_numpy(self._images[rows]).to(device)), label_N)[0].cpu())
+        return OF_FACTORS[self._name](torch.cat(parts).numpy(), self._known_NF, seed)
