@@ -15,7 +15,8 @@ from vae.data import LABELS, ImageShards, ShardWriter, save_labels
 from vae.distributed import default_device
 from vae.gradients import Gradients
 from vae.loader import Loader
-from vae.trainer import Fitted, Run, fit
+from vae.run import Fitted, Run
+from vae.trainer import fit
 
 SHARDS = ROOT / ".work" / "quality-data"
 HELD_OUT = 5000  # of the training images, the last after a shuffle: for choices

@@ -19,7 +19,8 @@ import torch
 from benchmarks.case import SHARDS, Case, Stopwatch
 from benchmarks.rows import ROOT
 from vae.data import ImageShards
-from vae.trainer import STOP_POLL_STEPS, fit
+from vae.run import STOP_POLL_STEPS
+from vae.trainer import fit
 
 OTHERS = ROOT / ".work" / "others" / "bin" / "python"  # see requirements.txt
 BORROWED = ("pythae", "lightning")

@@ -29,7 +29,7 @@ from pipeline.group import run_group
 from pipeline.paths import Paths
 from pipeline.spool import SpoolWriter
 from vae.data import ShardWriter
-from vae.trainer import STOP_POLL_STEPS
+from vae.run import STOP_POLL_STEPS
 
 ROUNDS = 5
 EPOCH_IMAGES, REPORT_IMAGES = 60_000, 20_000

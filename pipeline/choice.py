@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
+from pipeline.constraints import Constraint, meeting
 from pipeline.errors import TrainingFailedError
 
 COMPLETED, STOPPED, FAILED = "completed", "stopped early", "failed"
@@ -48,23 +51,45 @@ def with_fronts(table: pd.DataFrame, mode: str) -> pd.DataFrame:
     return table
 
 
-def chosen(table: pd.DataFrame, mode: str, rule: str, errors: list[BaseException]) -> pd.Series:
-    """The trial that ``rule`` takes among those that had the whole budget; TrainingFailedError with the first cause where all failed."""
+def worth_keeping(table: pd.DataFrame, mode: str, constraints: Sequence[Constraint]) -> set[int]:
+    """The trials that ``chosen`` may take, now or when more have ended: the front of latent dimension and score."""
+    meet = table[meeting(table, constraints)]
+    front = meet.loc[with_fronts(meet, mode)["front_latent_dim_score"], "trial"]
+    best = meet[meet["state"] == COMPLETED].sort_values(["score", "trial"], ascending=[mode == "min", True])["trial"]
+    return {*front, *best[:1]}  # the first of equal scores may have more latents than another
+
+
+def chosen(
+    table: pd.DataFrame, mode: str, rule: str, errors: list[BaseException], constraints: Sequence[Constraint] = ()
+) -> pd.Series:
+    """The trial that ``rule`` takes among those that had the whole budget and meet the constraints.
+
+    TrainingFailedError with the first cause where all failed, and where none meets the constraints.
+    """
     usable = table[(table["state"] != FAILED) & table["score"].notna()]
     if usable.empty:
         lines = str(errors[0]).strip().splitlines() if errors else []
         raise TrainingFailedError(f"all {len(table)} trials failed; the first: {lines[-1] if lines else 'no report'}")
     completed = usable[usable["state"] == COMPLETED]
     among = completed if len(completed) else usable
+    meet = among[meeting(among, constraints)]
+    if meet.empty:
+        had = "; ".join(f"{c.column} was {among[c.column].min():.4g} to {among[c.column].max():.4g}" for c in constraints)
+        raise TrainingFailedError(
+            f"none of {len(among)} trials meets tune.constraints ({', '.join(map(str, constraints))}; {had}): "
+            "ease them, or move the space"
+        )
+    among = meet
     if rule == "knee" and len(completed):
-        front = completed[completed["front_latent_dim_score"]]
+        front = among[with_fronts(among, mode)["front_latent_dim_score"]]
         cost = front["score"].to_numpy(float) * (1 if mode == "min" else -1)
         return front.iloc[knee(np.stack([front["latent_dim"].to_numpy(float), cost], 1))]
     return among.sort_values("score", ascending=mode == "min", kind="stable").iloc[0]
 
 
-def told(rule: str, metric: str, mode: str) -> str:
+def told(rule: str, metric: str, mode: str, constraints: Sequence[Constraint] = ()) -> str:
     """The rule in words, as best.json keeps it."""
+    among = " and ".join(["among trials that had the whole budget", *map(str, constraints)])
     if rule == "knee":
-        return f"the knee of the front of latent_dim and {metric} among trials that had the whole budget"
-    return f"the {'lowest' if mode == 'min' else 'highest'} {metric} among trials that had the whole budget"
+        return f"the knee of the front of latent_dim and {metric} {among}"
+    return f"the {'lowest' if mode == 'min' else 'highest'} {metric} {among}"

@@ -12,12 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from pipeline.cluster import Profile
 from pipeline.errors import NO_ROOM, BadConfigError, CannotWriteError, TrainingFailedError
 from pipeline.failures import Failures
-from pipeline.job import STOP_FILE, Job, execute, failure
+from pipeline.job import STOP_FILE, Job, execute, failure, save_weights
 from pipeline.spool import SpoolReader
 from vae.distributed import rank
 from vae.errors import StepError
@@ -42,9 +40,7 @@ def _worker(config: dict[str, Any]) -> dict[str, str]:
             failures.note(rank(), error)
         return failure(error)
     if rank() == 0:
-        beside = job.weights.with_suffix(".part")
-        save_file({k: v.contiguous().cpu() for k, v in fitted.model.state_dict().items()}, beside)
-        beside.replace(job.weights)
+        save_weights(job, fitted.model)
     return {"outcome": "finished", "message": ""}
 
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 import vae
 from pipeline.errors import BadDataError
@@ -29,9 +30,10 @@ from vae.distributed import rank
 from vae.errors import NonFiniteError, ResumeRefusedError, StoppedError
 from vae.files import canonical_json, read_manifest, sha256_file
 from vae.models.base import VAE
-from vae.trainer import Fitted, fit
+from vae.run import Fitted
+from vae.trainer import fit
 
-STOP_FILE = "stop"
+STOP_FILE, CHECKPOINTS = "stop", "checkpoints"  # below a job's state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,7 @@ class Job:
     threads: int
     identity: dict[str, Any]  # what else makes this training the one that it is: hashes of data and code
     augment: dict[str, Any] | None = None  # on the fly: policy, index (of the training images), mode
+    initial: str | None = None  # weights to begin from, of a model of the same configuration
     score: dict[str, Any] | None = None  # of every report: pipeline/trial_score.py
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,6 +130,13 @@ def classes(values: SimpleNamespace, processed: Path) -> int:
     return len(labels)
 
 
+def save_weights(job: Job, model: VAE) -> None:
+    """Leave the finished training's averaged weights with the job; whole, or not at all."""
+    beside = job.weights.with_suffix(".part")
+    save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, beside)
+    beside.replace(job.weights)
+
+
 def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda record: None) -> Fitted:
     """Run the job in this process (one of a group, or alone); every report goes to the spool once, by rank 0.
 
@@ -139,6 +149,8 @@ def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda 
 
     def on_report(metrics: dict[str, float], averaged: VAE) -> None:
         record = metrics
+        if writer is not None and metrics["step"] >= job.fit.total_steps:
+            save_weights(job, averaged)  # before anybody hears of the end: whoever stops a trial there would be faster
         if writer is not None and metrics["step"] > writer.last_step:
             record = {**metrics, **(scorer(averaged) if scorer else {}), "time_ms": int(time.time() * 1000)}
             writer.append(record)
@@ -150,8 +162,9 @@ def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda 
         train,
         ImageShards(Path(job.val_directory)),
         augment=_on_the_fly(job.augment) if job.augment else None,
-        checkpoints=job.state / "checkpoints",
+        checkpoints=job.state / CHECKPOINTS,
         identity=job.identity,
+        initial=load_file(job.initial) if job.initial else None,
         on_report=on_report,
         should_stop=(job.state / STOP_FILE).exists,
     )

@@ -30,6 +30,7 @@ _PLACES = {
     "processed": "data/processed",
     "augmented": "data/augmented",
     "extractor": "models/extractor",
+    "tuned": "models/tuned",
     "model": "models/vae",
     "download_report": "reports/download",
     "preprocess_report": "reports/preprocess",

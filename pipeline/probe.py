@@ -32,8 +32,8 @@ from vae.files import canonical_json, read_json, write_text
 from vae.gradients import Gradients
 from vae.loader import Loader
 from vae.numerics import determinism
+from vae.run import Run
 from vae.state import Snapshot, write_checkpoint
-from vae.trainer import Run
 from vae.validation import bound
 
 VARIANTS = tuple(itertools.product(("float32", "bfloat16"), ("channels_last", "contiguous")))

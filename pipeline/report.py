@@ -120,7 +120,7 @@ def context(title: str, paths: Paths) -> dict[str, Any]:
         "slices": {"columns": list(slices), "rows": [[number(v) for v in row] for row in slices.itertuples(index=False)]}
         if len(slices) > 1
         else None,
-        "training": f"{trained['images']:,} images on {run['workers']} workers at beta {number(trained['beta'])}",
+        "training": f"{trained['images']:,} images on {run['workers']} workers at beta {number(trained['beta'])}, {run['begun']}",
         "search": f"chosen: beta {number(best['beta'])}, {best['latent_dim']} latents; rule: {best['rule']}",
         "data": f"{counts['seen']:,} files seen: {counts['accepted']:,} accepted, {counts['rejected']:,} rejected ({reasons}), "
         f"{counts['skipped']:,} skipped; {counts['train_images']:,} for training, {counts['val_images']:,} for validation, "

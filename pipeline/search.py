@@ -7,30 +7,32 @@ import shutil
 from types import SimpleNamespace
 from typing import Any
 
-from pipeline import space
+import pandas as pd
+
+from pipeline import constraints, space
+from pipeline.choice import worth_keeping
 from pipeline.cluster import Profile
 from pipeline.console import Progress
 from pipeline.group import watched
-from pipeline.job import Job
+from pipeline.job import CHECKPOINTS, Job
 from pipeline.sections import Fit
 from pipeline.spool import read
-from pipeline.trial import run_trial, side_by_side
+from pipeline.trial import outcome, point_of, run_trial, side_by_side, trial_job
 from pipeline.trial_score import SCORES
 
+TERMS = [("val_rate_nats", "min"), ("val_distortion_nats", "min")]
 DRIVER_BYTES = 2**20  # of Ray's memory resource, for a trial that only drives its worker group
 
 
 def search(values: SimpleNamespace, template: Job, profile: Profile, trials_seen: Progress) -> Any:
     """Run Ray Tune to its end on the cluster that is connected; returns its result grid."""
-    if values.tune.searcher != "tpe":  # all trials are known before the first one reports
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(values.tune.trials)
-    import optuna
+    section = values.tune
+    trials = space.trials(section, Fit)
+    if section.searcher != "tpe":  # all trials are known before the first one reports
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(trials)
     import ray
     from ray import tune
-    from ray.tune.search.optuna import OptunaSearch
 
-    section = values.tune
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     metric, mode = SCORES[section.score]
     reports = section.reduction_factor ** (section.rungs - 1)
     grouped = section.workers_per_trial > 1
@@ -43,31 +45,81 @@ def search(values: SimpleNamespace, template: Job, profile: Profile, trials_seen
     }  # fmt: skip
     storage = template.state / "ray"
     shutil.rmtree(storage, ignore_errors=True)
+    alone_decides = section.objectives == "score"
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, setup=setup), needs),
-        param_space={
-            "beta": tune.loguniform(section.beta_min, section.beta_max),
-            "latent_dim": tune.randint(section.latent_dim_min, section.latent_dim_max + 1),
-            **{name: _domain(name, dimension) for name, dimension in space.dimensions(section.space).items()},
-        },
+        param_space={name: _domain(name, dimension) for name, dimension in space.searched(section).items()},
         tune_config=tune.TuneConfig(
-            metric=metric,
-            mode=mode,
-            num_samples=section.trials,
-            search_alg=OptunaSearch(sampler=_sampler(section.searcher, values.base.seed)),
+            metric=metric if alone_decides else None,
+            mode=mode if alone_decides else None,
+            num_samples=trials,
+            search_alg=proposer(section, values.base.seed),
             scheduler=_scheduler(section, reports),
             reuse_actors=not grouped,
             max_concurrent_trials=at_once if grouped or section.searcher == "tpe" else None,
         ),
-        run_config=tune.RunConfig(name="search", storage_path=str(storage), verbose=0),
+        run_config=tune.RunConfig(name="search", storage_path=str(storage), verbose=0, callbacks=[_tidying(template, section)]),
     )
 
     def tick() -> None:
-        spools = list(template.state.glob("beta-*/spool.jsonl"))
+        spools = list(template.state.glob("*/spool.jsonl"))
         images = sum(int(records[-1]["images"]) for spool in spools if (records := read(spool)))
-        trials_seen.to(images, f"{len(spools)} of {section.trials} trials started")
+        trials_seen.to(images, f"{len(spools)} of {trials} trials started")
 
     return watched(tuner.fit, tick)
+
+
+def proposer(section: SimpleNamespace, seed: int) -> Any:
+    """Optuna's sampler as Ray Tune's searcher; each point that it proposes has a number, counted in their order."""
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    class Numbered(OptunaSearch):
+        number = 0
+
+        def suggest(self, trial_id: str) -> dict[str, Any] | None:
+            point = super().suggest(trial_id)
+            if point is not None:
+                point["number"] = self.number
+                self.number += 1
+            return point
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    objectives = {
+        "score": [],
+        "latent_dim_and_score": [("latent_dim", "min"), SCORES[section.score]],
+        "rate_and_distortion": TERMS,
+    }
+    wanted = objectives[section.objectives]
+    how: dict[str, Any] = {"metric": [name for name, _ in wanted], "mode": [way for _, way in wanted]} if wanted else {}
+    if section.searcher == "grid":
+        how["points_to_evaluate"] = space.grid(section, Fit)
+    return Numbered(sampler=_sampler(section.searcher, seed), **how)
+
+
+def _tidying(template: Job, section: SimpleNamespace) -> Any:
+    """Leaves of a trial that has ended its reports, and its weights only where it may still be chosen: a search's disk is bounded."""
+    from ray import tune
+
+    limits, (metric, mode) = constraints.parsed(section.constraints), SCORES[section.score]
+
+    class Tidying(tune.Callback):
+        def __init__(self) -> None:
+            self.ended: list[dict[str, Any]] = []
+
+        def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+            point = point_of(trial.config, section.space)
+            self.ended.append({**outcome(template, point, False, metric), "job": trial_job(template, point)})
+            shutil.rmtree(self.ended[-1]["job"].state / CHECKPOINTS, ignore_errors=True)
+            table = pd.DataFrame(self.ended)
+            for ended in table[~table["trial"].isin(worth_keeping(table, mode, limits))]["job"]:
+                ended.weights.unlink(missing_ok=True)
+
+        def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+            job = trial_job(template, point_of(trial.config, section.space))
+            shutil.rmtree(job.state / CHECKPOINTS, ignore_errors=True)
+
+    return Tidying()
 
 
 def _domain(name: str, dimension: space.Dimension) -> Any:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, fields
+from types import SimpleNamespace
 from typing import Any
 
-from pipeline import space
+from pipeline import constraints, space
+from pipeline.download_section import Download
 from vae.config import EXTRACTOR_GROUPS as GROUPS
 from vae.config import Architecture, AugmentConfig, FitConfig, ModelConfig, PriorConfig, Recipe
 from vae.schema import field
@@ -18,8 +21,7 @@ def image_shape(image_size: int | tuple[int, int], mode: str) -> tuple[int, int,
     return height, width, len(mode)
 
 
-REMOTE_SCHEMES = ("https", "http", "s3", "gs", "az", "abfs", "memory")
-REMOTE_FILES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".npz")
+MOST_TRIALS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,56 +36,6 @@ class Base:
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of every image after preprocess."""
         return image_shape(self.image_size, self.mode)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Download:
-    source: str = field(choices=("sprites", "path", "digits", "manifest", "catalogue", "remote"))
-    path: str
-    sprite_images: int = field(low=100, high=10_000_000)
-    name: str = field(choices=("mnist", "fashion_mnist", "kmnist", "cifar10", "svhn"))
-    mirror: str
-    url: str
-    checksum: str
-    url_column: str
-    label_column: str
-    split_column: str
-    sha256_column: str
-    connections_per_host: int = field(low=1, high=64)
-    attempts: int = field(low=1, high=20)
-    deadline_seconds: float = field(above=0, high=86400)
-    max_members: int = field(low=1)
-    max_gib: float = field(above=0)
-
-    def problems(self) -> list[tuple[str, str]]:
-        found = []
-        if self.source in ("path", "manifest") and not self.path:
-            found.append(("path", f"is empty, but download.source is {self.source}: name a folder, archive or list"))
-        if "://" in self.path:
-            found.append(("path", "is an address: set download.source to remote and give it in download.url"))
-        elif self.source == "manifest" and not self.path.lower().endswith((".csv", ".parquet")):
-            found.append(("path", f"{self.path!r} is no list: a manifest is a .csv or .parquet file"))
-        if self.source == "manifest" and not self.url_column:
-            found.append(("url_column", "is empty, but download.source is manifest: name the column of links or paths"))
-        for key in ("url", "mirror"):
-            if "@" in getattr(self, key).partition("://")[2].partition("/")[0]:
-                found.append((key, "has a user or password in it: credentials come from the environment alone"))
-        if self.checksum and not re.fullmatch("sha256:[0-9a-fA-F]{64}|md5:[0-9a-fA-F]{32}", self.checksum):
-            found.append(("checksum", f"{self.checksum!r} is neither sha256: and 64 hexadecimal digits nor md5: and 32"))
-        secret = any(key == "url" for key, _ in found)  # the messages below repeat the address
-        return found + (self._remote_problems() if self.source == "remote" and not secret else [])
-
-    def _remote_problems(self) -> list[tuple[str, str]]:
-        is_file = self.url.partition("?")[0].lower().endswith(REMOTE_FILES)
-        if self.url.partition("://")[0] not in REMOTE_SCHEMES or "://" not in self.url:
-            return [("url", f"{self.url!r} does not begin with one of {', '.join(f'{s}://' for s in REMOTE_SCHEMES)}")]
-        if self.url.startswith("http") and not is_file:
-            return [("url", f"{self.url!r} names no file of a known kind: {', '.join(REMOTE_FILES)}")]
-        if is_file and not self.checksum:
-            return [
-                ("checksum", "is empty: a file from elsewhere needs its sha256: or md5: sum, so that a wrong one is not opened")
-            ]
-        return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +120,7 @@ class Fit(Recipe, Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class Tune:
-    trials: int = field(low=1, high=10_000)
+    trials: int = field(low=1, high=MOST_TRIALS)
     rungs: int = field(low=1, high=10)
     reduction_factor: int = field(low=2, high=10)
     images_per_trial: int = field(low=1)
@@ -181,7 +133,10 @@ class Tune:
     choice: str = field(choices=("best", "knee"))
     workers_per_trial: int = field(low=1, high=1024)
     space: dict
-    searcher: str = field(choices=("sobol", "tpe", "random"))
+    searcher: str = field(choices=("sobol", "tpe", "random", "grid"))
+    objectives: str = field(choices=("score", "latent_dim_and_score", "rate_and_distortion"))
+    grid_points: int = field(low=2, high=100)
+    constraints: list
     scheduler: str = field(choices=("hyperband", "asha", "none"))
 
     def problems(self) -> list[tuple[str, str]]:
@@ -191,12 +146,27 @@ class Tune:
         if self.latent_dim_min > self.latent_dim_max:
             wrong = f"{self.latent_dim_min} is greater than latent_dim_max {self.latent_dim_max}: the range is empty"
             found.append(("latent_dim_min", wrong))
-        return found + space.problems(self.space, Fit)
+        if self.objectives != "score" and (self.searcher, self.scheduler) != ("tpe", "none"):
+            wrong = (
+                "needs tune.searcher tpe, which proposes for two objectives, and tune.scheduler none, as a scheduler stops by one"
+            )
+            found.append(("objectives", f"{self.objectives} {wrong}"))
+        wrong_space = space.problems(self.space, Fit)
+        if not wrong_space:
+            ranges = [name for name, dimension in space.dimensions(self.space).items() if dimension.choices is None]
+            found += constraints.problems(self.constraints, ranges)
+            if self.searcher == "grid" and not found:
+                points = math.prod(map(len, space.grid_axes(SimpleNamespace(**vars(self)), Fit).values()))
+                if points > MOST_TRIALS:
+                    wrong = f"make a grid of {points} points, {MOST_TRIALS} at most: search fewer keys or take fewer points"
+                    found.append(("grid_points", wrong))
+        return found + wrong_space
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
     use_tuned: bool
+    warm_start: bool
     beta: float = field(above=0, high=1e4)
     latent_dim: int = field(low=1, high=4096)
     total_images: int = field(low=1)

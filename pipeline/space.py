@@ -12,7 +12,10 @@ import difflib
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from types import SimpleNamespace
 from typing import Any, get_type_hints
+
+import numpy as np
 
 from vae.schema import checked, parse
 
@@ -54,12 +57,51 @@ class Dimension:
 
 def of_integers(section: type, name: str) -> bool:
     """Whether the values of a range are integers."""
-    return get_type_hints(section)[name] is int
+    return name == "latent_dim" or (name != "beta" and get_type_hints(section)[name] is int)
 
 
 def dimensions(space: Mapping[str, Any]) -> dict[str, Dimension]:
     """The space's dimensions by key of ``fit``; of a space without ``problems``."""
     return {name: parse(Dimension, told, name)[0] for name, told in space.items()}
+
+
+def searched(tune: SimpleNamespace) -> dict[str, Dimension]:
+    """All that a search varies: beta, the latent dimension, and the space."""
+    latent_dim = Dimension(low=tune.latent_dim_min, high=tune.latent_dim_max)
+    return {
+        "beta": Dimension(low=tune.beta_min, high=tune.beta_max, log=True),
+        "latent_dim": latent_dim,
+        **dimensions(tune.space),
+    }
+
+
+def _on_the_grid(dimension: Dimension, whole: bool, points: int) -> list[float]:
+    """Values at equal steps from end to end, of integers without doubles; choices by their place."""
+    if dimension.choices is not None:
+        return list(range(len(dimension.choices)))
+    steps = (np.geomspace if dimension.log else np.linspace)(*dimension.ends, points)
+    steps[[0, -1]] = dimension.ends  # without the last bit that a logarithm costs
+    return list(dict.fromkeys((steps.round().astype(int) if whole else steps).tolist()))
+
+
+def grid_axes(tune: SimpleNamespace, section: type) -> dict[str, list[float]]:
+    """The values of a grid in each dimension: ``tune.grid_points`` of a range, all of a choice."""
+    return {name: _on_the_grid(each, of_integers(section, name), tune.grid_points) for name, each in searched(tune).items()}
+
+
+def grid(tune: SimpleNamespace, section: type) -> list[dict[str, Any]]:
+    """The points of the full grid; those that come to the same trial are one."""
+    axes = grid_axes(tune, section)
+    found: dict[str, dict[str, Any]] = {}
+    for point in itertools.product(*axes.values()):
+        drawn = dict(zip(axes, point, strict=True))
+        found.setdefault(repr((drawn["beta"], drawn["latent_dim"], active(tune.space, drawn, section))), drawn)
+    return list(found.values())
+
+
+def trials(tune: SimpleNamespace, section: type) -> int:
+    """How many trials a search has: the points of its grid, or ``tune.trials``."""
+    return len(grid(tune, section)) if tune.searcher == "grid" else tune.trials
 
 
 def problems(space: Mapping[str, Any], section: type) -> list[tuple[str, str]]:

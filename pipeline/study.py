@@ -18,11 +18,8 @@ LEAST_TRIALS = 4  # with the whole budget, for figures that say something
 def _distributions(section: SimpleNamespace) -> dict[str, Any]:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    found: dict[str, Any] = {
-        "beta": FloatDistribution(section.beta_min, section.beta_max, log=True),
-        "latent_dim": IntDistribution(section.latent_dim_min, section.latent_dim_max),
-    }
-    for name, dimension in space.dimensions(section.space).items():
+    found: dict[str, Any] = {}
+    for name, dimension in space.searched(section).items():
         if dimension.choices is not None:
             found[name] = CategoricalDistribution([str(choice) for choice in dimension.choices])
             continue

@@ -7,10 +7,11 @@ In: data/processed, data/augmented, reports/tune/best.json (where train.use_tune
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -21,13 +22,13 @@ from pipeline.cluster import connected, load_profile
 from pipeline.errors import BadConfigError
 from pipeline.forwarder import Forwarder
 from pipeline.group import run_group
-from pipeline.job import Job, classes, fingerprint, identity, on_the_fly, training_directories
+from pipeline.job import CHECKPOINTS, Job, classes, fingerprint, identity, on_the_fly, training_directories
 from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, METRICS, RUN, Paths
 from pipeline.plots import draw_curves
 from pipeline.sections import Fit
 from pipeline.spool import read
-from vae.artefact import load_artefact, save_artefact
+from vae.artefact import CONFIG, WEIGHTS, load_artefact, save_artefact
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards
 from vae.errors import ResumeRefusedError
@@ -38,6 +39,7 @@ from vae.schema import checked
 from vae.state import claim
 
 PARAMS = ("base.seed", "augment", "fit", "train")
+BEGUN = {False: "begun anew", True: "begun from the weights of the search's chosen trial"}
 PRIOR_IMAGES = 10_000  # training images whose latents the prior is fitted to
 log = logging.getLogger("pipeline.train")
 
@@ -75,6 +77,29 @@ def configs(values: SimpleNamespace, shape: tuple[int, int, int], choice: Choice
     return model, fit
 
 
+def warm_start(values: SimpleNamespace, model: ModelConfig, paths: Paths) -> tuple[str | None, dict[str, str]]:
+    """The weights that the training begins from and what names them; nothing where it begins anew.
+
+    BadConfigError where ``train.warm_start`` asks for weights that tune did not leave, or of another model.
+    """
+    if not values.train.warm_start:
+        return None, {}
+    read_manifest(paths.tuned)
+    weights, told = paths.tuned / WEIGHTS, read_json(paths.tuned / CONFIG)
+    remedy = "set train.warm_start to false, and the training begins anew"
+    if not weights.exists():
+        raise BadConfigError(f"train.warm_start: trial {told['trial']} was stopped early and left no weights: {remedy}")
+    ours = json.loads(canonical_json(asdict(model)))
+    differing = [
+        f"{key} is {told['model'].get(key)} there and {ours[key]} here" for key in ours if told["model"].get(key) != ours[key]
+    ]
+    if differing:
+        raise BadConfigError(
+            f"train.warm_start: the weights of trial {told['trial']} fit another model ({'; '.join(differing)}): {remedy}"
+        )
+    return str(weights), {"warm_start": sha256_file(weights)}
+
+
 def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
     from safetensors.torch import load_file
 
@@ -96,7 +121,7 @@ def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
 
 def _begin(job: Job) -> None:
     """Drop what a training left that never came to a checkpoint; BadConfigError where there are checkpoints of another one."""
-    checkpoints = job.state / "checkpoints"
+    checkpoints = job.state / CHECKPOINTS
     if not any(checkpoints.glob("step-*")):
         shutil.rmtree(job.state, ignore_errors=True)
     try:  # the trainer does so too; here it takes no cluster to be started
@@ -114,7 +139,9 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
     read_manifest(paths.augmented)
     data = {name: sha256_file(getattr(paths, name) / MANIFEST) for name in ("processed", "augmented")}
     augment = on_the_fly(values.augment, paths.processed, read_manifest(paths.processed, hashes=False)["mode"])
-    facts = identity(data, augment)
+    initial, hashes = warm_start(values, model, paths)
+    begun = BEGUN[initial is not None]
+    facts = identity(data, augment, **hashes)
     key = fingerprint(model, fit, facts)
     job = Job(
         model=model,
@@ -125,16 +152,20 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
         threads=profile.threads_per_worker,
         identity=facts,
         augment=augment,
+        initial=initial,
     )
     tracker = connect(paths)
     _begin(job)
     run_id = tracker.run("train", key=f"train-{key}", tags={"vaeline.stage": "train", "vaeline.data": data["processed"]})
     hardware = {**vars(profile), "torch": torch.__version__, "processor": torch.backends.cpu.get_cpu_capability()}
     hardware.pop("address")
-    tracker.params(run_id, {**vars(fit), **{f"model.{k}": v for k, v in vars(model).items()}, **hardware})
+    tracker.params(
+        run_id,
+        {**vars(fit), **{f"model.{k}": v for k, v in vars(model).items()}, "begun": begun, **hardware},
+    )
     log.info(
-        "%s, beta %.3g, %d latent dimensions, %d images over %d workers",
-        model.name, fit.beta, model.latent_dim, fit.total_images, profile.workers,
+        "%s, beta %.3g, %d latent dimensions, %d images over %d workers, %s",
+        model.name, fit.beta, model.latent_dim, fit.total_images, profile.workers, begun,
     )  # fmt: skip
     tracker.artifacts(run_id, paths.preprocess_report, "data")
     counts = paths.preprocess_report / METRICS
@@ -161,7 +192,10 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
         write_text(
             report / METRICS, canonical_json({k: v for k, v in records[-1].items() if k not in ("images_per_second", "time_ms")})
         )
-        write_text(report / RUN, canonical_json({"run_id": run_id, "fingerprint": key, "workers": profile.workers}))
+        write_text(
+            report / RUN,
+            canonical_json({"run_id": run_id, "fingerprint": key, "workers": profile.workers, "begun": begun}),
+        )
         outbox.put(tracker.uri, Message(name="train", run_id=run_id, records=records), {"train": report})
     shutil.rmtree(job.state)
     outbox.try_to_deliver(tracker)

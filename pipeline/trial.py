@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import space
+from pipeline.choice import COMPLETED, FAILED, STOPPED
 from pipeline.cluster import Profile
 from pipeline.errors import TrainingFailedError
 from pipeline.group import run_group
@@ -35,11 +36,12 @@ class Point:
     beta: float
     latent_dim: int
     changes: dict[str, Any]
+    number: int = 0  # of the trial: a space without continuous dimensions may be asked for a point twice
 
     @property
     def name(self) -> str:
-        """The same for the same point."""
-        short = f"beta-{self.beta:.8g}-latent-{self.latent_dim}"
+        """The same for the same trial of the same search."""
+        short = f"{self.number:04d}-beta-{self.beta:.8g}-latent-{self.latent_dim}"
         return short if not self.changes else f"{short}-{hashlib.sha256(canonical_json(self.changes).encode()).hexdigest()[:10]}"
 
 
@@ -60,7 +62,20 @@ def trial_job(template: Job, point: Point) -> Job:
 
 def point_of(config: Mapping[str, Any], space_told: Mapping[str, Any]) -> Point:
     """The point that Ray Tune's configuration stands for."""
-    return Point(float(config["beta"]), int(config["latent_dim"]), space.active(space_told, config, Fit))
+    return Point(float(config["beta"]), int(config["latent_dim"]), space.active(space_told, config, Fit), int(config["number"]))
+
+
+def outcome(template: Job, point: Point, failed: bool, metric: str) -> dict[str, Any]:
+    """The trial in trials.csv: its point, how far it came, its last score and terms, its state."""
+    records = read(trial_job(template, point).spool)
+    last = records[-1] if records else {}
+    done = bool(records) and last["step"] >= template.fit.total_steps
+    return {
+        "trial": point.number, "beta": point.beta, "latent_dim": point.latent_dim, **point.changes,
+        "state": FAILED if failed else COMPLETED if done else STOPPED, "images": last.get("images", 0), "score": last.get(metric),
+        "elbo_nats": last.get("val_elbo_nats"), "rate_nats": last.get("val_rate_nats"),
+        "distortion_nats": last.get("val_distortion_nats"),
+    }  # fmt: skip
 
 
 def run_trial(config: dict[str, Any], setup: dict[str, Any]) -> None:
@@ -80,7 +95,7 @@ def run_trial(config: dict[str, Any], setup: dict[str, Any]) -> None:
         reported = int(record["step"])
         with tempfile.TemporaryDirectory() as directory:  # the real checkpoint is the job's own
             (Path(directory) / "step").write_text(str(reported))
-            tune.report(dict(record), checkpoint=tune.Checkpoint.from_directory(directory))
+            tune.report({**record, "latent_dim": job.model.latent_dim}, checkpoint=tune.Checkpoint.from_directory(directory))
 
     for record in read(job.spool):
         send(record)

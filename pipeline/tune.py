@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from pipeline import stage, trial_score
+from pipeline import constraints, space, stage, trial_score
 from pipeline.choice import COMPLETED, FAILED, STOPPED, chosen, told, with_fronts
 from pipeline.cluster import Profile, connected, load_profile
 from pipeline.console import Progress
@@ -26,12 +26,14 @@ from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, METRICS, Paths
 from pipeline.plots import draw_fronts, draw_study, draw_trials
 from pipeline.search import search
+from pipeline.sections import Fit
 from pipeline.spool import read
 from pipeline.study import importances, study_of
-from pipeline.trial import Point, point_of, trial_job
+from pipeline.trial import Point, outcome, point_of, trial_job
 from pipeline.trial_score import SCORES
+from vae.artefact import CONFIG, WEIGHTS
 from vae.config import FitConfig
-from vae.files import MANIFEST, canonical_json, read_manifest, replaced_directory, sha256_file, write_text
+from vae.files import MANIFEST, canonical_json, read_manifest, replaced_directory, sha256_file, write_manifest, write_text
 
 PARAMS = ("base.seed", "augment", "fit", "tune")
 log = logging.getLogger("pipeline.tune")
@@ -80,25 +82,6 @@ def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
     )
 
 
-def _table(grid: Any, points: list[Point], template: Job, metric: str) -> pd.DataFrame:
-    """One row per trial in the order of the search: its point, how far it came, its last score and terms, its state."""
-    rows = []
-    for number, (result, point) in enumerate(zip(grid, points, strict=True)):
-        records = read(trial_job(template, point).spool)
-        last = records[-1] if records else {}
-        done = bool(records) and last["step"] >= template.fit.total_steps
-        state = FAILED if result.error else COMPLETED if done else STOPPED
-        rows.append(
-            {
-                "trial": number, "beta": point.beta, "latent_dim": point.latent_dim, **point.changes, "state": state,
-                "images": last.get("images", 0),
-                "score": last.get(metric), "elbo_nats": last.get("val_elbo_nats"), "rate_nats": last.get("val_rate_nats"),
-                "distortion_nats": last.get("val_distortion_nats"),
-            }
-        )  # fmt: skip
-    return pd.DataFrame(rows)
-
-
 def _messages(
     values: SimpleNamespace, template: Job, table: pd.DataFrame, points: list[Point], best: dict[str, Any]
 ) -> list[Message]:
@@ -119,6 +102,15 @@ def _messages(
     return messages
 
 
+def _save_weights(job: Job, best: dict[str, Any], paths: Paths) -> None:
+    """models/tuned: what a training may begin from. Without weights where the trial was stopped early."""
+    with replaced_directory(paths.tuned) as directory:
+        if job.weights.exists():
+            shutil.copy(job.weights, directory / WEIGHTS)
+        write_text(directory / CONFIG, canonical_json({"model": asdict(job.model), "trial": best["trial"]}))
+        write_manifest(directory)
+
+
 def tune(values: SimpleNamespace, paths: Paths) -> None:
     """Search, choose, write the choice and how it was reached."""
     torch.set_num_threads(1)
@@ -126,24 +118,29 @@ def tune(values: SimpleNamespace, paths: Paths) -> None:
     tracker, outbox = connect(paths), Outbox(paths)
     template = _template(values, paths, profile)
     metric, mode = SCORES[section.score]
-    shown = Progress(section.trials * section.images_per_trial, "images", "searching")
-    log.info("%d trials of at most %d images, ranked by %s", section.trials, template.fit.total_images, metric)
+    trials, limits = space.trials(section, Fit), constraints.parsed(section.constraints)
+    shown = Progress(trials * section.images_per_trial, "images", "searching")
+    log.info("%d trials of at most %d images, ranked by %s", trials, template.fit.total_images, metric)
     try:
         with connected(profile, paths, section.workers_per_trial):
             grid = search(values, template, profile, shown)
     finally:
         shown.close()
     points = [point_of(result.config, section.space) for result in grid]
-    table = with_fronts(_table(grid, points, template, metric), mode)
-    row = chosen(table, mode, section.choice, grid.errors)
+    rows = [outcome(template, point, bool(result.error), metric) for result, point in zip(grid, points, strict=True)]
+    table = with_fronts(pd.DataFrame(rows), mode)
+    taken = chosen(table, mode, section.choice, grid.errors, limits)
+    point = points[int(taken.name)]
     best = {
-        "beta": float(row["beta"]),
-        "latent_dim": int(row["latent_dim"]),
-        "changes": points[int(row["trial"])].changes,
-        "score": float(row["score"]),
+        "trial": point.number,
+        "beta": point.beta,
+        "latent_dim": point.latent_dim,
+        "changes": point.changes,
+        "score": float(taken["score"]),
         "score_name": metric,
-        "rule": told(section.choice, metric, mode),
+        "rule": told(section.choice, metric, mode, limits),
     }
+    _save_weights(trial_job(template, point), best, paths)
     with replaced_directory(paths.tune_report) as report:
         table.to_csv(report / "trials.csv", index=False)
         draw_trials(table, best, metric, report / "trials.png")

@@ -36,3 +36,61 @@ def test_search_of_more_keys_of_fit_reaches_the_training(ready: Workspace, searc
     assert (trained["name"], trained["widths"], trained["latent_dim"]) == (
         best["changes"]["model"], best["changes"]["widths"], best["latent_dim"],
     )  # fmt: skip
+
+
+def table_and_best(workspace: Workspace) -> tuple[pd.DataFrame, dict]:
+    result = workspace.stage("tune")
+    assert result.returncode == 0, result.stderr
+    best = json.loads((workspace.root / "reports/tune/best.json").read_text())
+    return pd.read_csv(workspace.root / "reports/tune/trials.csv"), best
+
+
+def test_grid_is_searched_whole_and_the_training_begins_from_its_best(ready: Workspace) -> None:
+    ready.set({"tune.searcher": "grid", "tune.grid_points": 2, "tune.scheduler": "none", "tune.constraints": ["latent_dim <= 4"],
+               "tune.score": "mig", "tune.score_samples": 64, "train.use_tuned": True, "train.warm_start": True,
+               "download.sprite_images": 800})  # fmt: skip
+    for stage in ("download", "preprocess", "augment", "extractor"):
+        assert ready.stage(stage).returncode == 0
+    table, best = table_and_best(ready)
+    points = {(round(beta, 9), latent_dim) for beta, latent_dim in zip(table["beta"], table["latent_dim"], strict=True)}
+    assert points == {(beta, latent_dim) for beta in (0.3, 1.2) for latent_dim in (2, 6)}
+    assert (table["state"] == "completed").all() and best["latent_dim"] == 2 and "latent_dim <= 4" in best["rule"]
+    small = table[table["latent_dim"] == 2]
+    assert best["score"] == pytest.approx(small["score"].max()) and best["score_name"] == "val_mig"
+    weights = (ready.root / "models/tuned/model.safetensors").read_bytes()
+    result = ready.stage("train")
+    assert result.returncode == 0 and "begun from the weights of the search's chosen trial" in result.stderr, result.stderr
+    assert (ready.root / "models/vae/model.safetensors").read_bytes() != weights
+    curves = pd.read_csv(ready.root / "reports/train/curves.csv")
+    ready.set({"train.warm_start": False})
+    result = ready.stage("train")
+    assert result.returncode == 0 and "begun anew" in result.stderr, result.stderr
+    anew = pd.read_csv(ready.root / "reports/train/curves.csv")
+    assert curves["elbo_nats"].iloc[0] > anew["elbo_nats"].iloc[0]  # it knows something already
+
+
+@pytest.mark.parametrize("objectives", ["latent_dim_and_score", "rate_and_distortion"])
+def test_front_is_proposed_for_and_the_disk_holds_only_what_may_be_chosen(ready: Workspace, objectives: str) -> None:
+    ready.set({"tune.searcher": "tpe", "tune.objectives": objectives, "tune.scheduler": "none", "tune.choice": "knee",
+               "tune.trials": 12})  # fmt: skip
+    with (ready.root / "pipeline/tune.py").open() as stream:
+        text = stream.read()
+    kept = "    shutil.rmtree(template.state)\n"
+    assert text.count(kept) == 1
+    (ready.root / "pipeline/tune.py").write_text(text.replace(kept, ""))
+    table, best = table_and_best(ready)
+    assert len(table) == 12 and (table["state"] == "completed").all() and "knee" in best["rule"]
+    (state,) = (ready.root / ".work/tune").iterdir()
+    assert list(state.glob("*/checkpoints")) == []
+    kept_trials = {int(path.parent.name[:4]) for path in state.glob("*/model.safetensors")}
+    front = set(table.loc[table["front_latent_dim_score"], "trial"]) | {int(table["score"].idxmin())}
+    assert kept_trials == front and best["trial"] in front and len(front) < 12
+
+
+def test_point_that_is_proposed_twice_is_two_trials(ready: Workspace) -> None:
+    ready.set(
+        {"tune.beta_min": 1.0, "tune.beta_max": 1.0, "tune.latent_dim_min": 2, "tune.latent_dim_max": 2, "tune.scheduler": "none"}
+    )
+    table, best = table_and_best(ready)
+    assert list(table["trial"]) == [0, 1, 2, 3] and (table["state"] == "completed").all()
+    assert table["score"].nunique() == 1 and best["trial"] == 0

@@ -21,8 +21,8 @@ from pipeline.tune import trial_fit
 from vae.config import FitConfig
 from vae.data import ImageShards
 from vae.models import build
+from vae.run import Run
 from vae.state import Progress, Saver
-from vae.trainer import Run
 
 ROOT = Path(__file__).resolve().parents[3]
 VALUES = params.load(ROOT / "params.yaml", PARAMS)

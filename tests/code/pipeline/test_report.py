@@ -52,7 +52,7 @@ def reports(project):
             "name": "<script>alert(1)</script>", "version": 3, "promoted": True, "reason": "better & first", "champion_fcd": 2.5,
         },
         paths.register_report / "lineage.json": LINEAGE,
-        paths.train_report / "run.json": {"run_id": "r", "workers": 2},
+        paths.train_report / "run.json": {"run_id": "r", "workers": 2, "begun": "begun anew"},
         paths.train_report / "metrics.json": {"images": 320000, "beta": 0.42},
         paths.tune_report / "best.json": {"beta": 0.42, "latent_dim": 9, "rule": "the lowest val_fcd"},
         paths.preprocess_report / "metrics.json": {

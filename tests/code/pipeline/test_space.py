@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -122,6 +123,27 @@ def test_searcher_proposes_the_same_points_for_the_same_seed(searcher):
         return found
 
     assert points(1) == points(1) != points(2)
+
+
+def section(**changes: object) -> SimpleNamespace:
+    return SimpleNamespace(**{**vars(params.check(TEXT, "p").tune), "searcher": "grid", "space": {}, **changes})
+
+
+def test_grid_has_equal_steps_from_end_to_end():
+    points = space.grid(section(grid_points=3, beta_min=0.1, beta_max=10.0, latent_dim_min=2, latent_dim_max=8), Fit)
+    assert sorted({point["latent_dim"] for point in points}) == [2, 5, 8]
+    assert sorted({point["beta"] for point in points}) == pytest.approx([0.1, 1, 10])
+    assert len(points) == 9 and {min(p["beta"] for p in points), max(p["beta"] for p in points)} == {0.1, 10.0}
+
+
+def test_grid_has_no_trial_twice():
+    told = section(grid_points=5, beta_min=1.0, beta_max=1.0, latent_dim_min=2, latent_dim_max=4, space=SPACE)
+    points = space.grid(told, Fit)
+    # latent_dim 2, 3, 4; five learning rates; two widths; conv, or resnet of 1, 2 or 3 blocks
+    assert len(points) == 3 * 5 * 2 * (1 + 3) == space.trials(told, Fit)
+    trials = [(p["beta"], p["latent_dim"], space.active(SPACE, p, Fit)) for p in points]
+    assert all(trials.count(each) == 1 for each in trials)
+    assert space.trials(section(searcher="sobol", trials=7), Fit) == 7
 
 
 def test_choice_of_the_search_reaches_the_training(project):

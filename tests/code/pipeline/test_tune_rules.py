@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -16,9 +16,9 @@ from pipeline.errors import TrainingFailedError
 from pipeline.job import Job
 from pipeline.sections import Tune
 from pipeline.spool import SpoolWriter
-from pipeline.trial import Point, trial_job
+from pipeline.trial import Point, outcome, trial_job
 from pipeline.trial_score import SCORES
-from pipeline.tune import PARAMS, _table, _template
+from pipeline.tune import PARAMS, _template
 from vae.files import write_manifest
 
 
@@ -117,6 +117,7 @@ def test_trial_job_same_point_same_state_other_point_another(template):
     points += [
         Point(1.0, 4, changes) for changes in ({"learning_rate": 0.1}, {"learning_rate": 0.2}, {"blocks": 2}, {"widths": (4, 8)})
     ]
+    points += [Point(1.0, 4, {}, number=1)]  # asked for twice
     states = [trial_job(template, point).state_directory for point in points]
     assert len(set(states)) == len(points)
     assert states == [trial_job(template, point).state_directory for point in points]
@@ -134,8 +135,10 @@ def test_trial_job_travels_as_plain_data(template):
 
 
 def test_table_tells_completed_stopped_and_failed_apart(template):
+    numbers = {(0.5, 2): 0, (1.0, 3): 1}
+
     def report(point: tuple[float, int], *steps: int) -> SimpleNamespace:
-        writer = SpoolWriter(trial_job(template, Point(*point, {})).spool)
+        writer = SpoolWriter(trial_job(template, Point(*point, {}, numbers[point])).spool)
         for step in steps:
             writer.append(
                 {"step": step, "images": step * 10, "val_fcd": 100.0 - step, "val_elbo_nats": -float(step),
@@ -146,14 +149,19 @@ def test_table_tells_completed_stopped_and_failed_apart(template):
     assert template.fit.total_steps == 10
     grid = [report((0.5, 2), 5, 10), report((1.0, 3), 5), result(2.0, 4, ValueError("x")), result(4.0, 5)]
     points = [Point(each.config["beta"], each.config["latent_dim"], {}) for each in grid]
-    table = _table(grid, points, template, "val_fcd")
+    points = [replace(point, number=number) for number, point in enumerate(points)]
+
+    def table_of(metric: str) -> pd.DataFrame:
+        return pd.DataFrame([outcome(template, p, bool(g.error), metric) for g, p in zip(grid, points, strict=True)])
+
+    table = table_of("val_fcd")
     assert list(table["state"]) == ["completed", "stopped early", "failed", "stopped early"]
     assert list(table["trial"]) == [0, 1, 2, 3] and list(table["latent_dim"]) == [2, 3, 4, 5]
     assert list(table["images"]) == [100, 50, 0, 0]
     assert list(table["score"][:2]) == [90.0, 95.0] and table["score"][2:].isna().all()
     assert list(table["elbo_nats"][:2]) == [-10.0, -5.0]
     assert _best(table, "min", [])["trial"] == 0
-    assert list(_table(grid, points, template, "val_elbo_nats")["score"][:2]) == [-10.0, -5.0]
+    assert list(table_of("val_elbo_nats")["score"][:2]) == [-10.0, -5.0]
 
 
 def test_template_names_the_policy_on_the_fly_and_so_does_its_fingerprint(project):

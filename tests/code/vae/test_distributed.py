@@ -16,7 +16,7 @@ from test_augment_policy import POLICY, keys
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vae import trainer
+from vae import run
 from vae.augment import OnTheFly
 from vae.config import ModelConfig
 from vae.data import ImageShards, ShardWriter
@@ -70,7 +70,7 @@ def _gradient_of_one_step(images: ImageShards) -> dict[str, torch.Tensor]:
         return built[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "build", keeping)
+        patch.setattr(run, "build", keeping)
         fit(MODEL, replace(FIT, total_images=FIT.global_batch_size), images, images)
     return {name: p.grad for name, p in built[0].named_parameters()}
 
@@ -97,7 +97,7 @@ def _with_a_nan(images: ImageShards, mine: bool) -> dict:
         return model
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "build", poisoned)
+        patch.setattr(run, "build", poisoned)
         try:
             fit(MODEL, FIT, images, images)
         except NonFiniteError as error:

@@ -26,8 +26,8 @@ from vae.gradients import Gradients
 from vae.likelihood import LIKELIHOODS
 from vae.loader import Loader
 from vae.models import MODELS
+from vae.run import Run
 from vae.samplers import SAMPLERS
-from vae.trainer import Run
 
 GOLDEN = Path(__file__).with_name("golden_steps.json")
 STEPS, IMAGES, BATCH = 3, 48, 16

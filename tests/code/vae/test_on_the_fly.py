@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from test_augment_policy import POLICY, alone, keys
 from torch import Tensor, nn
 
-from vae import trainer
+from vae import run
 from vae.augment import OnTheFly, augmented
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, stream_indices
@@ -43,7 +43,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
             model.register_forward_pre_hook(lambda module, inputs: batches.append(inputs[0].clone()))
         return model
 
-    monkeypatch.setattr(trainer, "build", watching)
+    monkeypatch.setattr(run, "build", watching)
     return batches
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from vae import gradients, losses, trainer
+from vae import gradients, losses, run
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter
 from vae.errors import NonFiniteError, StepError, StoppedError
@@ -88,7 +88,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
         built.append(build(config))
         return built[-1]
 
-    monkeypatch.setattr(trainer, "build", keeping)
+    monkeypatch.setattr(run, "build", keeping)
     return built
 
 
@@ -144,6 +144,25 @@ def test_fit_same_seed_gives_the_same_bits_whatever_the_global_generator(
         results.append(weights(fit(model_config, replace(config, seed=seed), shards, shards).model))
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
     assert not all(torch.equal(results[0][name], results[2][name]) for name in results[0])
+
+
+def test_fit_begins_from_given_weights_and_a_restart_does_not_begin_again(
+    model_config: ModelConfig, fit_config: FitConfig, shards: ImageShards, tmp_path: Path
+) -> None:
+    torch.manual_seed(99)
+    initial = weights(build(model_config))
+    still = replace(fit_config, total_images=fit_config.global_batch_size, learning_rate=1e-12, warmup_images=0)
+    for name, value in fit(model_config, still, shards, shards, initial=initial).model.state_dict().items():
+        torch.testing.assert_close(value, initial[name], atol=1e-9, rtol=0)
+    straight = fit(model_config, fit_config, shards, shards, initial=initial)
+    with pytest.raises(StoppedError):
+        fit(
+            model_config, fit_config, shards, shards, checkpoints=tmp_path, initial=initial, should_stop=stop_at_poll(2),
+        )  # fmt: skip
+    resumed = fit(model_config, fit_config, shards, shards, checkpoints=tmp_path, initial=initial)
+    anew = fit(model_config, fit_config, shards, shards)
+    assert all(torch.equal(value, resumed.model.state_dict()[name]) for name, value in straight.model.state_dict().items())
+    assert not all(torch.equal(value, anew.model.state_dict()[name]) for name, value in straight.model.state_dict().items())
 
 
 @pytest.mark.parametrize("polls", [1, 2, 4])
@@ -257,7 +276,7 @@ def test_fit_poisoned_parameter_stops_before_the_step(
         built.append(model)
         return model
 
-    monkeypatch.setattr(trainer, "build", poisoned)
+    monkeypatch.setattr(run, "build", poisoned)
     with torch.random.fork_rng():
         torch.manual_seed(fit_config.seed)
         before = weights(build(model_config))
@@ -290,7 +309,7 @@ class _InfiniteLoss(ConvVAE):
 def test_fit_infinite_loss_with_finite_gradient_stops_too(
     model_config: ModelConfig, fit_config: FitConfig, shards: ImageShards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "build", _InfiniteLoss)
+    monkeypatch.setattr(run, "build", _InfiniteLoss)
     with pytest.raises(NonFiniteError, match="at step 0"):
         fit(model_config, fit_config, shards, shards)
 
@@ -346,7 +365,7 @@ def test_fit_stops_early_with_the_best_model(
 ) -> None:
     # The bound that is judged by is given: it rises twice and falls from then on.
     given = iter([-10.0, -5.0, -6.0, -7.0, -8.0])
-    monkeypatch.setattr(trainer, "bound", lambda *_: {"elbo_nats": next(given), "distortion_nats": 1.0, "rate_nats": 0.0})
+    monkeypatch.setattr(run, "bound", lambda *_: {"elbo_nats": next(given), "distortion_nats": 1.0, "rate_nats": 0.0})
     seen: dict[float, dict[str, torch.Tensor]] = {}
     config = replace(fit_config, total_images=1600, patience_reports=2)
     fitted = fit(
