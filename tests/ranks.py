@@ -17,6 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 STEPS, BATCH, CHECKPOINT_STEPS = 24, 24, 5
 LIMIT_SECONDS = 60.0
+GROWN_BYTES = 50_000  # that a file may grow to: weights do not fit, the log does
 PEER_SECONDS = 5  # until the others give a silent rank up
 
 
@@ -33,7 +34,7 @@ class Group:
     def run(self, ranks: int, fault: dict[str, Any] | None = None) -> list[int]:
         """Start the ranks, let ``fault`` happen, and return their exit codes; none is left running.
 
-        ``fault``: step, rank and what: kill, stop (SIGSTOP), nan, bug, full (no file may grow), eio (fsync fails once).
+        ``fault``: step, rank and what: kill, stop (SIGSTOP), nan, bug, full (no file may grow large), eio (fsync fails once).
         """
         self._launches += 1
         environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
@@ -76,7 +77,7 @@ def _hurt(what: str) -> None:
     if what == "bug":
         raise KeyError("a planted bug")
     if what == "full":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (GROWN_BYTES, resource.RLIM_INFINITY))
     if what == "eio":
         real = os.fsync
 
