@@ -180,7 +180,7 @@ def evaluate(values: SimpleNamespace, paths: Paths) -> None:
     metrics |= class_scores(generator, network, drawn.images_NHWC, test, seed)
     if fid_network is not None:
         log.info("FID of %d samples", values.evaluate.samples)
-        metrics |= fid_scores(drawn.images_NHWC, fid_network, test, facts["mode"])
+        metrics |= fid_scores(values, drawn.images_NHWC, fid_network, facts["mode"], paths)
     tracker = connect(paths)
     run_id = read_json(paths.train_report / RUN)["run_id"]
     with replaced_directory(paths.evaluate_report) as report:
@@ -192,7 +192,7 @@ def evaluate(values: SimpleNamespace, paths: Paths) -> None:
         draw_information(told, report / "factors.png")
         if told is not None:
             told.to_csv(report / "factors.csv")
-        slices(index.loc[index["split"] == "test", "label"], terms_N2, psnr_N).to_csv(report / SLICES, index=False)
+        slices(index[index["split"] == "test"], terms_N2, psnr_N).to_csv(report / SLICES, index=False)
         for name, content in (
             (METRICS, metrics),
             (INTERVALS, bounds),

@@ -1,4 +1,4 @@
-"""What evaluate says beyond single scores: intervals, slices by label, worst and typical images, and whether samples are copies.
+"""What evaluate says beyond single scores: intervals, slices by label and folder, worst and typical images, and whether samples are copies.
 
 N images, M samples, D features.
 """
@@ -22,6 +22,7 @@ from vae.metrics.neighbours import near_share, nearest
 from vae.pictures import grid, save_png
 
 MOST_TRAINING_IMAGES = 100_000  # that samples are compared with, spread over all
+MOST_SLICES = 100  # of each kind
 SHOWN = 16  # images in a row of a picture
 log = logging.getLogger("pipeline.judgement")
 
@@ -67,21 +68,31 @@ def intervals(
     return {name: list(bounds) for name, bounds in found.items()}
 
 
-def slices(labels: pd.Series, terms_N2: Tensor, psnr_N: Tensor) -> pd.DataFrame:
-    """Scores of the test images of each label, the worst bound first; images without label under ''."""
+def slices(test: pd.DataFrame, terms_N2: Tensor, psnr_N: Tensor) -> pd.DataFrame:
+    """Scores of the test images of each label, then of each folder that they came from, the worst bound first.
+
+    ``test`` is their rows of the index. Labels that are missing are '' here. Folders are left out where they are the labels, and all
+    but the largest where they are many.
+    """
     each = pd.DataFrame(
         {
-            "label": labels.to_numpy(),
             "elbo_nats": -terms_N2.sum(1).numpy(),
             "distortion_nats": terms_N2[:, 0].numpy(),
             "rate_nats": terms_N2[:, 1].numpy(),
             "psnr_db": psnr_N.numpy(),
         }
     )
-    groups = each.groupby("label", sort=True)
-    table = groups.mean()
-    table.insert(0, "images", groups.size())
-    return table.sort_values("elbo_nats", kind="stable").reset_index()
+    kinds = {"label": test["label"].to_numpy(), "folder": np.array([path.rpartition("/")[0] for path in test["path"]], object)}
+    if len({*zip(*kinds.values(), strict=True)}) == len({*kinds["label"]}) == len({*kinds["folder"]}):
+        del kinds["folder"]
+    tables = []
+    for by, names in kinds.items():
+        groups = each.groupby(names, sort=True)
+        table = groups.mean()
+        table.insert(0, "images", groups.size())
+        largest = table.nlargest(MOST_SLICES, "images").sort_values("elbo_nats", kind="stable")
+        tables.append(largest.rename_axis("name").reset_index().assign(by=by))
+    return pd.concat(tables)[["by", "name", "images", *each]]
 
 
 def extremes(

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from pipeline.errors import BadDataError
 from pipeline.paths import Paths
+from pipeline.reference import known
 from vae.artefact import Generator
 from vae.data import ImageShards, stream_indices
 from vae.extractor import Extractor
+from vae.files import MANIFEST, sha256_file
 from vae.images import to_model_range, to_uint8
 from vae.metrics.frechet import Moments, TooFewSamplesError, frechet_distance, minimum_samples, moments
 from vae.metrics.inception import FEATURE_DIM, InceptionFeatures, WeightsError, load_inception
@@ -202,8 +204,12 @@ def inception(values: SimpleNamespace, paths: Paths) -> InceptionFeatures | None
         raise BadDataError(f"{error} in evaluate.inception_weights and evaluate.inception_sha256 of params.yaml") from None
 
 
-def fid_scores(drawn_NHWC: np.ndarray, network: InceptionFeatures, test: ImageShards, mode: str) -> Scores:
+def fid_scores(values: SimpleNamespace, drawn_NHWC: np.ndarray, network: InceptionFeatures, mode: str, paths: Paths) -> Scores:
     """FID of ``drawn_NHWC`` to all test images, each shown as RGB."""
+    test = ImageShards(paths.processed / "test")
+    facts = {
+        "weights": values.evaluate.inception_sha256, "images": sha256_file(paths.processed / MANIFEST), "split": "test", "mode": mode,
+    }  # fmt: skip
 
     def seen(images_NHWC: np.ndarray) -> Moments:
         return moments(network.features(np.require(shown(images_NHWC, mode), requirements="W")))  # Pillow's are read-only
@@ -212,6 +218,7 @@ def fid_scores(drawn_NHWC: np.ndarray, network: InceptionFeatures, test: ImageSh
         fewest, needed = min(len(test), len(drawn_NHWC)), minimum_samples(FEATURE_DIM)
         if fewest < needed:  # before minutes of convolutions, not after
             raise TooFewSamplesError(f"FID needs {needed} test images and evaluate.samples, there are {fewest}")
-        return frechet_distance(seen(test.slice(0, len(test))), seen(drawn_NHWC))
+        real = known(paths.work / "reference", facts, lambda: seen(test.slice(0, len(test))))
+        return frechet_distance(real, seen(drawn_NHWC))
 
     return _each({"fid": score})

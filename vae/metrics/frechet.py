@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+BLOCK_COLUMNS = 512
 SAMPLES_PER_DIM = 4  # fewer samples than this for each feature give a covariance that says little
 
 
@@ -31,6 +32,16 @@ def minimum_samples(feature_dim: int) -> int:
     return SAMPLES_PER_DIM * feature_dim
 
 
+def _gram(x_ND: Tensor) -> Tensor:
+    """X^T X (D, D): what lies below the diagonal blocks is not computed a second time."""
+    found_DD = x_ND.new_empty(x_ND.shape[1], x_ND.shape[1])
+    for start in range(0, x_ND.shape[1], BLOCK_COLUMNS):
+        stop = min(start + BLOCK_COLUMNS, x_ND.shape[1])
+        found_DD[start:stop, start:] = x_ND[:, start:stop].T @ x_ND[:, start:]
+        found_DD[stop:, start:stop] = found_DD[start:stop, stop:].T
+    return found_DD
+
+
 def moments(features_ND: Tensor) -> Moments:
     """Mean and unbiased covariance; TooFewSamplesError below ``minimum_samples``."""
     count, dim = features_ND.shape
@@ -39,14 +50,19 @@ def moments(features_ND: Tensor) -> Moments:
     features_ND = features_ND.double()
     mean_D = features_ND.mean(0)
     centred = features_ND - mean_D
-    return Moments(mean_D, centred.T @ centred / (count - 1), count)
+    return Moments(mean_D, _gram(centred) / (count - 1), count)
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """|mean_a - mean_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), by eigenvalues of symmetric matrices (no general root)."""
-    values, vectors = torch.linalg.eigh(a.cov_DD)
-    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    inner = root @ b.cov_DD @ root
+    """|mean_a - mean_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), by eigenvalues of a symmetric matrix (no general root).
+
+    Those of A^1/2 B A^1/2 are those of R^T B R for whatever R with R R^T = A: a Cholesky factor, or where A is singular a root.
+    """
+    root, singular = torch.linalg.cholesky_ex(a.cov_DD)
+    if singular:
+        values, vectors = torch.linalg.eigh(a.cov_DD)
+        root = vectors * values.clamp_min(0).sqrt()
+    inner = root.T @ b.cov_DD @ root
     cross = torch.linalg.eigvalsh((inner + inner.T) / 2).clamp_min(0).sqrt().sum()
     distance = (a.mean_D - b.mean_D).square().sum() + a.cov_DD.trace() + b.cov_DD.trace() - 2 * cross
     return float(distance.clamp_min(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -304,6 +305,13 @@ def test_parameters_of_inception_go_together(project, weights, sha256, message):
     assert whole.evaluate.inception_weights == "a.pth"
 
 
+def put_test_images(project, images: np.ndarray) -> None:
+    """data/processed with these test images."""
+    shutil.rmtree(project.paths.processed, ignore_errors=True)
+    shards(project.paths.processed / "test", images)
+    write_manifest(project.paths.processed)
+
+
 class SixFeatures:
     """Stands for Inception: sees RGB only, and counts what it was shown."""
 
@@ -316,18 +324,35 @@ class SixFeatures:
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 4), ("HSV", 3)])
-def test_fid_is_of_pictures_as_they_are_seen(tmp_path, monkeypatch, mode, channels):
+def test_fid_is_of_pictures_as_they_are_seen(project, monkeypatch, mode, channels):
     monkeypatch.setattr(scores, "FEATURE_DIM", 6)
     images = np.random.default_rng(0).integers(0, 256, (60, 2, 4, channels)).astype(np.uint8)
-    network = SixFeatures()
-    found = fid_scores(images, network, shards(tmp_path, images), mode)
-    assert found["fid"] == pytest.approx(0, abs=1e-6)
-    assert network.seen == [(60, 2, 4, 1 if mode == "L" else 3)] * 2
+    network, seen = SixFeatures(), (60, 2, 4, 1 if mode == "L" else 3)
+    put_test_images(project, images)
+    assert fid_scores(values(60), images, network, mode, project.paths)["fid"] == pytest.approx(0, abs=1e-6)
+    assert network.seen == [seen] * 2
+    again = fid_scores(values(60), images[::-1].copy(), network, mode, project.paths)
+    assert again["fid"] == pytest.approx(0, abs=1e-6) and network.seen == [seen] * 3  # the test images' moments are known
 
 
-def test_fid_of_too_few_images_is_refused_before_any_feature(tmp_path, caplog):
+def test_fid_is_that_of_these_images_and_these_weights(project, monkeypatch):
+    monkeypatch.setattr(scores, "FEATURE_DIM", 6)
     images, network = noise(60, 0), SixFeatures()
-    assert fid_scores(images, network, shards(tmp_path, images), "L") == {"fid": None}
+    put_test_images(project, images)
+    first = fid_scores(values(60), images, network, "L", project.paths)
+    put_test_images(project, noise(60, 5))
+    other = fid_scores(values(60), images, network, "L", project.paths)
+    fid_scores(values(60, sha256="b" * 64), images, network, "L", project.paths)
+    assert len(network.seen) == 6 and other["fid"] > first["fid"]
+    for file in (project.paths.work / "reference").iterdir():
+        file.write_bytes(file.read_bytes()[:50])
+    assert fid_scores(values(60), images, network, "L", project.paths) == other and len(network.seen) == 8
+
+
+def test_fid_of_too_few_images_is_refused_before_any_feature(project, caplog):
+    images, network = noise(60, 0), SixFeatures()
+    put_test_images(project, images)
+    assert fid_scores(values(60), images, network, "L", project.paths) == {"fid": None}
     assert network.seen == []
     assert f"no fid: FID needs {minimum_samples(FEATURE_DIM)} test images and evaluate.samples, there are 60" in caplog.text
 

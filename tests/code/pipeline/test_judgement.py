@@ -65,10 +65,21 @@ def test_share_of_near_samples_needs_images(tmp_path, caplog):
 
 def test_slices_are_means_by_label_the_worst_bound_first():
     terms_N2 = torch.tensor([[10.0, 1.0], [30.0, 3.0], [50.0, 5.0], [20.0, 2.0]], dtype=torch.float64)
-    table = slices(pd.Series(["bee", "ape", "ape", ""]), terms_N2, torch.tensor([20.0, 30.0, 40.0, 50.0]))
-    assert list(table["label"]) == ["ape", "", "bee"] and list(table["images"]) == [2, 1, 1]
+    test = pd.DataFrame({"label": ["bee", "ape", "ape", ""], "path": ["a/1.png", "b/1.png", "b/2.png", "3.png"]})
+    table = slices(test, terms_N2, torch.tensor([20.0, 30.0, 40.0, 50.0]))
+    assert set(table["by"]) == {"label"}  # the folders say the same
+    assert list(table["name"]) == ["ape", "", "bee"] and list(table["images"]) == [2, 1, 1]
     assert list(table["elbo_nats"]) == [-44, -22, -11] and list(table["psnr_db"]) == [35, 50, 20]
     assert list(table["distortion_nats"] + table["rate_nats"]) == list(-table["elbo_nats"])
+
+
+def test_slices_by_folder_are_those_of_the_images_sources():
+    terms_N2 = torch.tensor([[10.0, 1.0], [30.0, 3.0], [50.0, 5.0], [20.0, 2.0]], dtype=torch.float64)
+    test = pd.DataFrame({"label": ["x", "y", "x", "y"], "path": ["scan/x/1.png", "web/y/1.png", "web/x/2.png", "web/y/3.png"]})
+    table = slices(test, terms_N2, torch.tensor([20.0, 30.0, 40.0, 50.0]))
+    folders = table[table["by"] == "folder"]
+    assert list(folders["name"]) == ["web/x", "web/y", "scan/x"] and list(folders["images"]) == [1, 2, 1]
+    assert list(folders["elbo_nats"]) == [-55, -27.5, -11]
 
 
 def test_extremes_are_the_worst_copies_and_the_likeliest_images_above_their_copies(tmp_path):

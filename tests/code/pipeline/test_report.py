@@ -63,7 +63,7 @@ def reports(project):
     for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, canonical_json(content))
-    table = pd.DataFrame({"label": ["a", "b"], "images": [3, 4], "elbo_nats": [-9.5, -7.25]})
+    table = pd.DataFrame({"by": "label", "name": ["a", "b"], "images": [3, 4], "elbo_nats": [-9.5, -7.25]})
     table.to_csv(paths.evaluate_report / "slices.csv", index=False)
     paths.model.mkdir(parents=True)
     model = {"name": "conv", "latent_dim": 9, "likelihood": "logistic", "classes": 2, "image_shape": [8, 8, 1]}

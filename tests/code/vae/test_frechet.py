@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from vae.metrics.frechet import Moments, TooFewSamplesError, frechet_distance, minimum_samples, moments
+from vae.metrics.frechet import BLOCK_COLUMNS, Moments, TooFewSamplesError, frechet_distance, minimum_samples, moments
 
 
 def cloud(count: int, dim: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -40,6 +40,23 @@ def test_moments_equal_numpy_whatever_the_float_type() -> None:
     np.testing.assert_allclose(found.mean_D, features.double().numpy().mean(0), rtol=1e-12)
     np.testing.assert_allclose(found.cov_DD, np.cov(features.double().numpy(), rowvar=False), rtol=1e-9, atol=1e-9)
     assert found.count == 100 and found.cov_DD.dtype == torch.float64
+
+
+def test_moments_of_more_columns_than_a_block_equal_numpy() -> None:
+    dim = BLOCK_COLUMNS + 30
+    features = torch.randn(minimum_samples(dim), dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cumsum(1)
+    np.testing.assert_allclose(moments(features).cov_DD, np.cov(features.numpy(), rowvar=False), rtol=1e-9, atol=1e-9)
+
+
+def test_distance_is_the_same_by_a_root_where_there_is_no_cholesky_factor() -> None:
+    a, b = moments(cloud(200, 6, 0)), moments(cloud(200, 6, 1))
+    singular = a.cov_DD.clone()
+    singular[5], singular[:, 5] = 0, 0
+    assert int(torch.linalg.cholesky_ex(singular).info)
+    nearly = singular + 1e-13 * torch.eye(6, dtype=torch.float64)
+    assert not int(torch.linalg.cholesky_ex(nearly).info)
+    found = [frechet_distance(Moments(a.mean_D, cov_DD, 200), b) for cov_DD in (singular, nearly)]
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_distance_of_a_set_to_itself_is_zero() -> None:

@@ -1,0 +1,164 @@
+"""What a search finds and what it costs: ``python -m benchmarks.tune [rows] [--seeds 5]`` writes docs/results/tune.json.
+
+sprites, mnist: the search of params.yaml (its searcher, scheduler and score) over beta and the latent dimension, against the full grid of
+5 x 5 points, every one trained to the end; both by stage tune itself on the same prepared data, once for each seed. ``behind``: by how
+much the search's best score is worse than the grid's, as a share of it (negative: better); ``cost``: its images as a share of the grid's.
+``noise``: the spread of the grid's best point over the seeds, without which the former means little.
+start: what a trial costs beyond its training: stage tune with few and with many trials of one step, and of how many more it runs at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.rows import REAL, ROOT, measure
+from pipeline import params
+from pipeline.spool import read
+from vae.files import read_json
+
+CODE = ("pipeline", "vae", "infra", "params.yaml")
+SPACE = {"tune.beta_min": 0.1, "tune.beta_max": 10.0, "tune.latent_dim_min": 4, "tune.latent_dim_max": 16}
+GRID = {"tune.searcher": "grid", "tune.grid_points": 5, "tune.scheduler": "none"}
+SEARCH = {"tune.trials": 16}  # at half a trial's images each, on average: a third of the grid's
+DATA: dict[str, dict[str, Any]] = {
+    "sprites": {},
+    "mnist": {
+        "download.source": "path", "download.path": str(REAL / "mnist-png.zip"), "base.image_size": 28, "base.mode": "L",
+        "augment.copies": 0, "fit.beta_anneal_share": 0.0,
+    },
+}  # fmt: skip
+FEW, MANY, ONE_STEP = 2, 14, 128
+PREPARE = ("download", "preprocess", "augment", "extractor")
+
+
+class Project:
+    """A copy of the project's code in an empty folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in CODE:
+            source = ROOT / name
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, root / name)
+
+    def set(self, values: dict[str, Any]) -> None:
+        path = self.root / "params.yaml"
+        path.write_text(params.edited(path.read_text(), values))
+
+    def start(self, stage: str) -> subprocess.Popen[bytes]:
+        environment = os.environ | {"PYTHONPATH": str(self.root)}
+        return subprocess.Popen(
+            [sys.executable, "-m", f"pipeline.{stage}"], cwd=self.root, env=environment, stderr=(self.root / "log").open("ab")
+        )
+
+    def stage(self, name: str) -> float:
+        """Run a stage to its end; returns its seconds."""
+        started = time.perf_counter()
+        if self.start(name).wait():
+            raise RuntimeError(f"stage {name} failed: {(self.root / 'log').read_text()[-2000:]}")
+        return time.perf_counter() - started
+
+    def searched(self) -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame]:
+        """best.json, metrics.json and trials.csv of stage tune, which is run."""
+        self.stage("tune")
+        report = self.root / "reports/tune"
+        return read_json(report / "best.json"), read_json(report / "metrics.json"), pd.read_csv(report / "trials.csv")
+
+
+def _prepared(data: str, work: Path) -> Project:
+    project = Project(work / "project")
+    project.set(DATA[data] | SPACE)
+    for stage in PREPARE:
+        project.stage(stage)
+    return project
+
+
+def _against_grid(data: str, work: Path, seeds: float, score: str) -> dict[str, Any]:
+    project = _prepared(data, work)
+    own = params.load(project.root / "params.yaml", ("tune",)).tune
+    behind, cost, found = [], [], []
+    for seed in range(int(seeds)):
+        project.set({"base.seed": seed, "tune.score": score, **GRID})
+        best, numbers, table = project.searched()
+        project.set({"tune.searcher": own.searcher, "tune.scheduler": own.scheduler, **SEARCH})
+        ours, ours_numbers, _ = project.searched()
+        sign = 1 if best["score_name"] == "val_fcd" else -1
+        behind.append(sign * (ours["score"] - best["score"]) / abs(best["score"]))
+        cost.append(ours_numbers["images"] / numbers["images"])
+        cell = table.groupby(["beta", "latent_dim"])["score"].mean()
+        found.append({"seed": seed, "grid": _told(best), "search": _told(ours), "cells": cell})
+        print(f"  {data} seed {seed}: behind {behind[-1]:+.3f} at {cost[-1]:.3f} of the images", flush=True)
+    cells = pd.concat([each.pop("cells") for each in found], axis=1)
+    steady = cells.loc[cells.mean(axis=1).idxmin() if score == "fcd" else cells.mean(axis=1).idxmax()]
+    return {
+        "score": score, "searcher": own.searcher, "scheduler": own.scheduler, "trials": SEARCH["tune.trials"],
+        "images_per_trial": own.images_per_trial, "behind_median": round(statistics.median(behind), 4),
+        "behind": [round(value, 4) for value in behind], "cost_median": round(statistics.median(cost), 4),
+        "noise": round(float(steady.std() / abs(steady.mean())), 4), "found": found,
+    }  # fmt: skip
+
+
+def _told(best: dict[str, Any]) -> dict[str, float]:
+    return {"beta": round(best["beta"], 4), "latent_dim": best["latent_dim"], "score": round(best["score"], 4)}
+
+
+def sprites(work: Path, seeds: float) -> dict[str, Any]:
+    """The data set that the project makes itself."""
+    return _against_grid("sprites", work, seeds, "fcd")
+
+
+def mnist(work: Path, seeds: float) -> dict[str, Any]:
+    """70,000 PNG files."""
+    return _against_grid("mnist", work, seeds, "fcd")
+
+
+def sprites_bound(work: Path, seeds: float) -> dict[str, Any]:
+    """Ranked by the bound, whose noise is small."""
+    return _against_grid("sprites", work, seeds, "elbo_nats")
+
+
+def mnist_bound(work: Path, seeds: float) -> dict[str, Any]:
+    """Likewise."""
+    return _against_grid("mnist", work, seeds, "elbo_nats")
+
+
+def start(work: Path, seeds: float) -> dict[str, Any]:
+    """Seconds for each trial more, of one step each; and the most trials that were in training at the same moment."""
+    project = _prepared("sprites", work)
+    project.set({"tune.scheduler": "none", "tune.rungs": 1, "tune.images_per_trial": ONE_STEP, "tune.score": "elbo_nats"})
+    seconds: dict[int, list[float]] = {FEW: [], MANY: []}
+    for _ in range(int(seeds)):
+        for trials in seconds:
+            project.set({"tune.trials": trials})
+            seconds[trials].append(project.stage("tune"))
+    few, many = (statistics.median(seconds[trials]) for trials in (FEW, MANY))
+    project.set({"tune.trials": 6, "tune.rungs": 3, "tune.images_per_trial": 40_000})
+    return {
+        "seconds_for_each_trial_more": round((many - few) / (MANY - FEW), 2),
+        "seconds_of_a_search_of_two": round(few, 1),
+        "trials_at_once": _at_once(project),
+    }
+
+
+def _at_once(project: Project) -> int:
+    """The most trials whose first and last reports enclose one moment."""
+    process, spans = project.start("tune"), {}
+    while process.poll() is None:
+        for spool in project.root.glob(".work/tune/*/*/spool.jsonl"):
+            if records := read(spool):
+                spans[spool.parent.name] = records[0]["time_ms"], records[-1]["time_ms"]
+        time.sleep(0.2)
+    return max(sum(first <= moment <= last for first, last in spans.values()) for moment, _ in spans.values())
+
+
+if __name__ == "__main__":
+    own_rows = {"sprites": sprites, "mnist": mnist, "sprites-bound": sprites_bound, "mnist-bound": mnist_bound, "start": start}
+    measure("tune", own_rows, __doc__, seeds=5)
