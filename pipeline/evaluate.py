@@ -2,7 +2,7 @@
 
 In: data/processed, models/vae, models/extractor, reports/train/run.json. Out: reports/evaluate/{metrics.json, protocol.json,
 intervals.json, doctor.json, slices.csv, latents.csv, samples.png, classes.png, reconstructions.png, interpolations.png, traversals.png,
-latents.png, factors.png, worst.png, typical.png, neighbours.png}; where the images come with known factors also factors.csv.
+latents.png, factors.png, labels.png, worst.png, typical.png, neighbours.png}; where the images come with known factors also factors.csv.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.errors import TrainingFailedError
 from pipeline.judgement import MOST_TRAINING_IMAGES, extremes, intervals, remembered, slices
 from pipeline.outbox import connect
 from pipeline.paths import DOCTOR, INDEX, INTERVALS, METRICS, PROTOCOL, RUN, SECOND, SLICES, Paths
-from pipeline.plots import draw_information
+from pipeline.plots import draw_information, draw_shares
 from pipeline.scores import (
     BLUR_SIGMA_PIXELS,
     NOISE_LEVELS,
@@ -33,6 +33,7 @@ from pipeline.scores import (
     feature_scores,
     fid_scores,
     inception,
+    label_shares,
 )
 from vae.artefact import Generator, load_artefact
 from vae.data import ImageShards
@@ -178,6 +179,8 @@ def evaluate(values: SimpleNamespace, paths: Paths) -> None:
     drawn = Featured.by(network, generator.sample(values.evaluate.samples, seed))
     metrics |= feature_scores(values, generator, drawn, unseen, (network, second), paths)
     metrics |= class_scores(generator, network, drawn.images_NHWC, test, seed)
+    of_labels, shares = label_shares(network, drawn.images_NHWC, images, train, facts["labels"])
+    metrics |= of_labels
     if fid_network is not None:
         log.info("FID of %d samples", values.evaluate.samples)
         metrics |= fid_scores(values, drawn.images_NHWC, fid_network, facts["mode"], paths)
@@ -190,6 +193,7 @@ def evaluate(values: SimpleNamespace, paths: Paths) -> None:
         bounds = intervals(metrics, terms_N2, psnr_N, nll_N, (unseen.features_ND, drawn.features_ND), seed)
         found = diagnose(metrics, generator.prior.name)
         draw_information(told, report / "factors.png")
+        draw_shares(shares, report / "labels.png")
         if told is not None:
             told.to_csv(report / "factors.csv")
         slices(index[index["split"] == "test"], terms_N2, psnr_N).to_csv(report / SLICES, index=False)

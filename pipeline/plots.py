@@ -1,8 +1,7 @@
-"""Pictures of numbers; the only place that imports matplotlib."""
+"""Pictures of numbers; with search_plots.py the only place that imports matplotlib."""
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,17 @@ MOST_LATENTS = 24  # columns that one can read
 TOLD = 0.1  # of a factor's entropy: what is less may be chance
 
 
-def _figure(width: float, height: float) -> Any:
+def subplots(width: float, height: float, columns: int = 1, rows: int = 1, **how: Any) -> Any:
+    """A figure of so many inches, and its axes, as pyplot gives them; without a screen."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(figsize=(width, height), layout="constrained")
+    return pyplot.subplots(rows, columns, figsize=(width, height), layout="constrained", **how)
 
 
-def _save(figure: Any, path: Path, **how: Any) -> None:
+def save(figure: Any, path: Path, **how: Any) -> None:
     """A PNG without a time stamp or version, so that equal numbers give equal bytes."""
     from matplotlib import pyplot
 
@@ -32,83 +32,36 @@ def _save(figure: Any, path: Path, **how: Any) -> None:
     pyplot.close(figure)
 
 
-def draw_trials(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Path) -> None:
-    """Every trial as a point of (beta, latent dimension), its colour the score, its size how far it was trained."""
-    figure, axes = _figure(7, 4.5)
-    scored = table[table["score"].notna()]
-    size = 40 + 160 * scored["images"] / max(1, scored["images"].max())
-    points = axes.scatter(scored["beta"], scored["latent_dim"], c=scored["score"], s=size, cmap="viridis_r", edgecolor=INK)
-    for row in scored.itertuples():
-        axes.annotate(f"{row.score:.3g}", (row.beta, row.latent_dim), (6, 6), textcoords="offset points", fontsize=8, color=INK)
-    axes.scatter([best["beta"]], [best["latent_dim"]], s=420, facecolor="none", edgecolor=ACCENT, linewidth=2)
-    axes.set_xscale("log")
-    axes.set_xlabel("beta")
-    axes.set_ylabel("latent dimensions")
-    axes.set_title(f"{len(table)} trials; small points were stopped early; ringed: the choice", fontsize=10)
-    figure.colorbar(points, label=metric)
-    _save(figure, path)
+def words(text: str, path: Path) -> None:
+    """A picture that says why there is none."""
+    figure, axes = subplots(6, 2)
+    axes.axis("off")
+    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=12, color=INK)
+    save(figure, path)
 
 
-def draw_fronts(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Path) -> None:
-    """Rate against distortion, and latent dimension against the score: every trial, those that no other beats joined, the choice ringed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    panels = (
-        ("rate_nats", "distortion_nats", "front_rate_distortion", "rate (nats)", "distortion (nats)"),
-        ("latent_dim", "score", "front_latent_dim_score", "latent dimensions", metric),
-    )
-    figure, both = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axes, (x, y, front, x_label, y_label) in zip(both, panels, strict=True):
-        scored = table[table[x].notna() & table[y].notna()]
-        early = scored["state"] != "completed"
-        axes.scatter(scored.loc[early, x], scored.loc[early, y], s=20, color="#bbbbbb", label="stopped early")
-        axes.scatter(scored.loc[~early, x], scored.loc[~early, y], s=50, color="#2c7fb8", label="whole budget")
-        joined = scored[scored[front]].sort_values(x)
-        axes.plot(joined[x], joined[y], color="#2c7fb8", label="front")
-        ringed = scored[(scored["beta"] == best["beta"]) & (scored["latent_dim"] == best["latent_dim"])]
-        axes.scatter(ringed[x], ringed[y], s=260, facecolor="none", edgecolor=ACCENT, linewidth=2, label="chosen")
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-    both[0].legend(fontsize=8)
-    figure.suptitle(best["rule"], fontsize=10)
-    _save(figure, path)
-
-
-def draw_study(study: Any, shares: dict[str, float], parallel: Path, importance: Path) -> None:
-    """Parallel coordinates of the trials, and the importance of each parameter; None: too few trials, and the pictures say so."""
-    if study is None:
-        for path in (parallel, importance):
-            figure, axes = _figure(6, 2)
-            axes.axis("off")
-            axes.text(0.5, 0.5, "too few trials had the whole budget", ha="center", va="center", fontsize=12, color=INK)
-            _save(figure, path)
-        return
-    figure, axes = _figure(6, 1 + 0.4 * len(shares))
-    names = list(shares)[::-1]
-    axes.barh(names, [shares[name] for name in names], color="#2c7fb8")
-    axes.set_xlabel("share of the score's variance")
-    _save(figure, importance)
-    from optuna.visualization import matplotlib as of_optuna
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        drawn: Any = of_optuna.plot_parallel_coordinate(study, target_name=study.study_name)
-    drawn.set_title("")
-    drawn.figure.set_size_inches(8, 4)
-    _save(drawn.figure, parallel, bbox_inches="tight")
+def draw_shares(shares: pd.DataFrame | None, path: Path, most: int = 40) -> None:
+    """Of samples and of test images, the share that the extractor takes for each label (rows, columns ``samples``, ``test``)."""
+    if shares is None:
+        return words("no extractor that was taught labels: the images have none", path)
+    table = shares.sort_values("test", ascending=False, kind="stable")[:most]
+    figure, axes = subplots(max(5, 0.45 * len(table) + 2), 3)
+    for offset, (name, colour) in zip((-0.2, 0.2), (("test", "#2c7fb8"), ("samples", ACCENT)), strict=True):
+        axes.bar([place + offset for place in range(len(table))], table[name], width=0.4, color=colour, label=name)
+    axes.set_xticks(range(len(table)), table.index, rotation=90 if len(table) > 6 else 0, fontsize=8)
+    axes.set_ylabel("share of the images")
+    axes.legend(fontsize=8)
+    save(figure, path)
 
 
 def draw_rates(rates: list[float], kind: str, path: Path) -> None:
     """The rate of each latent dimension, largest first, or of each layer, from the top: which of them the model uses."""
-    figure, axes = _figure(6, 3)
+    figure, axes = subplots(6, 3)
     ordered = sorted(rates, reverse=True) if kind == "dimension" else rates
     axes.bar(range(len(rates)), ordered, color="#2c7fb8")
     axes.set_xlabel("latent dimension, by rate" if kind == "dimension" else "layer of latents, from the top")
     axes.set_ylabel("rate (nats)")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_information(known: pd.DataFrame | None, path: Path) -> None:
@@ -118,10 +71,7 @@ def draw_information(known: pd.DataFrame | None, path: Path) -> None:
     NaN is a factor that never varies. None: there is nothing to draw, and the picture says why.
     """
     if known is None:
-        figure, axes = _figure(6, 1.5)
-        axes.axis("off")
-        axes.text(0.5, 0.5, "the images come without known factors, or are too few", ha="center", fontsize=12, color=INK)
-        return _save(figure, path)
+        return words("the images come without known factors, or are too few", path)
     from matplotlib.patches import Rectangle
 
     best, framed = known.max().fillna(0), set(known.dropna().idxmax(axis=1))
@@ -129,7 +79,7 @@ def draw_information(known: pd.DataFrame | None, path: Path) -> None:
     place = dict(zip(known, known.fillna(0).to_numpy().argmax(0), strict=True))
     latents.sort(key=lambda latent: (place[latent] if best[latent] >= TOLD else len(known), -best[latent]))
     table = known[latents].to_numpy()
-    figure, axes = _figure(max(6, 0.5 * table.shape[1] + 1.8), 0.5 * table.shape[0] + 1)
+    figure, axes = subplots(max(6, 0.5 * table.shape[1] + 1.8), 0.5 * table.shape[0] + 1)
     axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     gaps = []
     for y, values in enumerate(table):
@@ -153,17 +103,12 @@ def draw_information(known: pd.DataFrame | None, path: Path) -> None:
         for spine in side.spines.values():
             spine.set_visible(False)
     axes.set_title("what a latent tells of a factor, as a share of its entropy", fontsize=10)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_curves(curves: pd.DataFrame, path: Path) -> None:
     """Bound, distortion and rate on training and validation images over the images seen."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, all_axes = pyplot.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+    figure, all_axes = subplots(12, 3.4, columns=3)
     for axes, name in zip(all_axes, ("elbo_nats", "distortion_nats", "rate_nats"), strict=True):
         axes.plot(curves["images"], curves[name], color="#2c7fb8", label="training")
         axes.plot(curves["images"], curves[f"val_{name}"], color=ACCENT, label="validation (averaged weights)")
@@ -172,17 +117,12 @@ def draw_curves(curves: pd.DataFrame, path: Path) -> None:
         low = curves[[name, f"val_{name}"]].iloc[len(curves) // 4 :]
         axes.set_ylim(low.min().min() - 0.02 * abs(low.min().min()), low.max().max() + 0.02 * abs(low.max().max()))
     all_axes[0].legend(fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_histograms(values: dict[str, tuple[Any, list[float]]], path: Path) -> None:
     """A histogram of the accepted images for each measure, with the limits of its filter that lie in sight."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, all_axes = pyplot.subplots(1, len(values), figsize=(3 * len(values), 2.6), layout="constrained")
+    figure, all_axes = subplots(3 * len(values), 2.6, columns=len(values))
     for axes, (name, (numbers, limits)) in zip(all_axes, values.items(), strict=True):
         axes.hist(numbers, bins=40, color="#2c7fb8")
         low, high = axes.get_xlim()
@@ -192,14 +132,14 @@ def draw_histograms(values: dict[str, tuple[Any, list[float]]], path: Path) -> N
         axes.set_title(name, fontsize=10)
         axes.tick_params(labelsize=8)
     all_axes[0].set_ylabel("accepted images")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_classes(classes: pd.DataFrame, path: Path, most: int = 40) -> None:
     """Images per label, stacked by split; the ``most`` frequent labels."""
     table = classes.pivot_table(index="label", columns="split", values="images", aggfunc="sum", fill_value=0)
     table = table.loc[table.sum(axis=1).sort_values(ascending=False, kind="stable").index[:most]]
-    figure, axes = _figure(max(5, 0.3 * len(table) + 2), 3)
+    figure, axes = subplots(max(5, 0.3 * len(table) + 2), 3)
     bottom = [0] * len(table)
     names = [str(label) or "(no label)" for label in table.index]
     for split, colour in (("train", "#2c7fb8"), ("val", "#7fcdbb"), ("test", "#edb458")):
@@ -209,19 +149,14 @@ def draw_classes(classes: pd.DataFrame, path: Path, most: int = 40) -> None:
     axes.set_ylabel("images")
     axes.tick_params(axis="x", labelrotation=90 if len(table) > 6 else 0, labelsize=8)
     figure.legend(fontsize=8, loc="outside right upper")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_labelled(tiles: list[tuple[str, Any]], mode: str, path: Path, nothing: str) -> None:
     """Pictures under their captions, a grey field where there is no picture; the text ``nothing`` where there are none."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     columns = 8
     rows = max(1, -(-len(tiles) // columns))
-    figure, all_axes = pyplot.subplots(rows, columns, figsize=(1.5 * columns, 1.6 * rows), layout="constrained", squeeze=False)
+    figure, all_axes = subplots(1.5 * columns, 1.6 * rows, columns, rows, squeeze=False)
     for axes in all_axes.flat:
         axes.axis("off")
     for axes, (caption, pixels) in zip(all_axes.flat, sorted(tiles, key=lambda tile: tile[0]), strict=False):
@@ -234,4 +169,4 @@ def draw_labelled(tiles: list[tuple[str, Any]], mode: str, path: Path, nothing: 
         axes.set_title(caption, fontsize=7)
     if not tiles:
         figure.text(0.5, 0.5, nothing, ha="center", fontsize=12, color=INK)
-    _save(figure, path)
+    save(figure, path)

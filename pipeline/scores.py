@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import NamedTuple, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -191,6 +192,26 @@ def class_scores(generator: Generator, network: Extractor, drawn_NHWC: np.ndarra
         return (network.told(images_NHWC).cpu() == known_N).sum().item() / len(known_N)
 
     return {"class_accuracy": share(drawn_NHWC, asked_N), "class_accuracy_real": share(images, label_N)}
+
+
+def label_shares(
+    network: Extractor, drawn_NHWC: np.ndarray, unseen_NHWC: np.ndarray, train: ImageShards, labels: list[str]
+) -> tuple[Scores, pd.DataFrame | None]:
+    """Whether some labels are drawn too often: total variation distance of the labels of samples and of test images.
+
+    As the network, which was taught them, takes both; beside it that of as many training images. And the table of the shares, a row
+    for each of ``labels``. Nothing where there are no labels.
+    """
+    if network.config.task != "labels":
+        return {}, None
+
+    def shares(images_NHWC: np.ndarray) -> np.ndarray:
+        return np.bincount(network.told(images_NHWC).cpu().numpy(), minlength=len(labels)) / len(images_NHWC)
+
+    test, drawn, real = (shares(images) for images in (unseen_NHWC, drawn_NHWC, train.spread(len(drawn_NHWC))))
+    table = pd.DataFrame({"test": test, "samples": drawn}, index=pd.Index(labels, name="label"))
+    found: Scores = {"label_distance": float(np.abs(drawn - test).sum() / 2), "label_distance_real": float(np.abs(real - test).sum() / 2)}
+    return found, table
 
 
 def inception(values: SimpleNamespace, paths: Paths) -> InceptionFeatures | None:

@@ -24,8 +24,8 @@ from pipeline.console import Progress
 from pipeline.job import Job, classes, fingerprint, identity, on_the_fly, training_directories
 from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, METRICS, Paths
-from pipeline.plots import draw_fronts, draw_study, draw_trials
 from pipeline.search import search
+from pipeline.search_plots import draw_fronts, draw_study, draw_trials
 from pipeline.sections import Fit
 from pipeline.spool import read
 from pipeline.study import importances, study_of

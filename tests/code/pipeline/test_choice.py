@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline.choice import chosen, knee, nondominated, told, with_fronts
-from pipeline.plots import draw_fronts
+from pipeline.search_plots import draw_fronts
 
 
 def by_pairs(points: np.ndarray) -> list[bool]:

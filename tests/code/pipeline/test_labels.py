@@ -18,7 +18,7 @@ from pipeline.job import classes
 from pipeline.paths import INDEX
 from pipeline.preprocess import preprocess
 from pipeline.pyfunc import VaePyfunc
-from pipeline.scores import class_scores
+from pipeline.scores import class_scores, label_shares
 from vae.data import LABELS, ImageShards, ShardWriter, save_labels
 from vae.files import read_manifest
 
@@ -117,6 +117,25 @@ def test_class_scores_are_the_shares_that_the_network_tells_right(tmp_path):
     assert class_scores(generator, network, drawn, ImageShards(tmp_path), 1) == {}
     network.config.task = "turns"
     assert class_scores(generator, network, drawn, ImageShards(tmp_path), 0) == {}
+
+
+def test_label_shares_are_told_with_the_distance_of_both(tmp_path):
+    def pictures(*classes: int) -> np.ndarray:
+        return np.repeat(np.array(classes, np.uint8), 64).reshape(-1, 8, 8, 1)
+
+    writer = ShardWriter(tmp_path, (8, 8, 1), 40)
+    writer.add_all(pictures(0, 0, 0, 1, 1, 1, 2, 2))
+    writer.close()
+    network = SimpleNamespace(
+        config=SimpleNamespace(task="labels"), told=lambda images: torch.as_tensor(images)[:, 0, 0, 0].long()
+    )
+    drawn, test = pictures(0, 0, 0, 0, 0, 0, 1, 1), pictures(0, 1, 2, 2)
+    scores, table = label_shares(network, drawn, test, ImageShards(tmp_path), ["ape", "bee", "cat"])
+    # samples 6/8, 2/8, 0; test images 1/4, 1/4, 1/2; training images 3/8, 3/8, 2/8
+    assert scores == {"label_distance": pytest.approx(0.5), "label_distance_real": pytest.approx(0.25)}
+    assert table.loc["ape"].tolist() == [0.25, 0.75] and table.loc["cat"].tolist() == [0.5, 0.0]
+    network.config.task = "turns"
+    assert label_shares(network, drawn, test, ImageShards(tmp_path), []) == ({}, None)
 
 
 def test_request_by_label_draws_that_class_and_others_say_what_is_wrong():

@@ -15,8 +15,8 @@ from pipeline.plots import ACCENT, MOST_LATENTS, draw_information
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path) -> list[Any]:
     """The figures, as they were when they were saved."""
-    figures, save = [], plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, path: (figures.append(figure), save(figure, path)))
+    figures, save = [], plots.save
+    monkeypatch.setattr(plots, "save", lambda figure, path: (figures.append(figure), save(figure, path)))
     return figures
 
 

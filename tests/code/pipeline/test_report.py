@@ -36,7 +36,7 @@ def reports(project):
         "preprocess": ("images", "classes", "histograms", "rejected"), "augment": ("augment",),
         "tune": ("trials", "fronts", "parallel", "importance"),
         "train": ("curves",),
-        "evaluate": ("samples", "classes", "reconstructions", "worst", "typical", "neighbours", "latents", "factors"),
+        "evaluate": ("samples", "classes", "reconstructions", "worst", "typical", "neighbours", "latents", "factors", "labels"),
     }.items():  # fmt: skip
         for picture in places:
             save_png(Image.new("L", (40, 30), 120), paths.root / "reports" / name / f"{picture}.png")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.plots import draw_study
+from pipeline.search_plots import draw_study
 from pipeline.study import importances, study_of
 
 SECTION = SimpleNamespace(

@@ -1,0 +1,99 @@
+"""Pictures of a search: its trials, its fronts, and Optuna's view of them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.choice import COMPLETED
+from pipeline.plots import ACCENT, INK, save, subplots, words
+
+LEAST_FOR_CONTOUR = 4
+SHADES = "viridis_r"
+
+
+def _contour(axes: Any, table: pd.DataFrame, limits: tuple[float, float]) -> None:
+    """The score between the trials that had the whole budget, where these span an area."""
+    from matplotlib.tri import Triangulation
+
+    done = table[(table["state"] == COMPLETED) & table["score"].notna()]
+    places_N2 = np.stack([np.log(done["beta"].astype(float)), done["latent_dim"].astype(float)], 1)
+    extent = np.ptp(places_N2, axis=0) if len(done) else np.zeros(2)
+    if (
+        len(done) < LEAST_FOR_CONTOUR
+        or not extent.all()
+        or np.linalg.matrix_rank((places_N2 - places_N2.mean(0)) / extent, 1e-6) < 2
+    ):
+        return
+    levels = np.linspace(*limits, 12)
+    mesh = Triangulation(*places_N2.T)  # of the logarithm, as the axis is
+    mesh = Triangulation(done["beta"], done["latent_dim"], mesh.triangles)
+    axes.tricontourf(mesh, done["score"].astype(float), levels, cmap=SHADES, alpha=0.35)
+
+
+def draw_trials(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Path) -> None:
+    """Every trial as a point of (beta, latent dimension), its colour the score, its size how far it was trained; contours between."""
+    figure, axes = subplots(7, 4.5)
+    scored = table[table["score"].notna()]
+    size = 40 + 160 * scored["images"] / max(1, scored["images"].max())
+    low, high = float(scored["score"].min()), float(scored["score"].max())
+    if low < high:
+        _contour(axes, table, (low, high))
+    points = axes.scatter(scored["beta"], scored["latent_dim"], c=scored["score"], s=size, cmap=SHADES, edgecolor=INK)
+    for row in scored.itertuples():
+        axes.annotate(f"{row.score:.3g}", (row.beta, row.latent_dim), (6, 6), textcoords="offset points", fontsize=8, color=INK)
+    axes.scatter([best["beta"]], [best["latent_dim"]], s=420, facecolor="none", edgecolor=ACCENT, linewidth=2)
+    axes.set_xscale("log")
+    axes.set_xlabel("beta")
+    axes.set_ylabel("latent dimensions")
+    axes.set_title(f"{len(table)} trials; small points were stopped early; ringed: the choice", fontsize=10)
+    figure.colorbar(points, label=metric)
+    save(figure, path)
+
+
+def draw_fronts(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Path) -> None:
+    """Rate against distortion, and latent dimension against the score: every trial, those that no other beats joined, the choice ringed."""
+    panels = (
+        ("rate_nats", "distortion_nats", "front_rate_distortion", "rate (nats)", "distortion (nats)"),
+        ("latent_dim", "score", "front_latent_dim_score", "latent dimensions", metric),
+    )
+    figure, both = subplots(10, 4, columns=2)
+    for axes, (x, y, front, x_label, y_label) in zip(both, panels, strict=True):
+        scored = table[table[x].notna() & table[y].notna()]
+        early = scored["state"] != "completed"
+        axes.scatter(scored.loc[early, x], scored.loc[early, y], s=20, color="#bbbbbb", label="stopped early")
+        axes.scatter(scored.loc[~early, x], scored.loc[~early, y], s=50, color="#2c7fb8", label="whole budget")
+        joined = scored[scored[front]].sort_values(x)
+        axes.plot(joined[x], joined[y], color="#2c7fb8", label="front")
+        ringed = scored[(scored["beta"] == best["beta"]) & (scored["latent_dim"] == best["latent_dim"])]
+        axes.scatter(ringed[x], ringed[y], s=260, facecolor="none", edgecolor=ACCENT, linewidth=2, label="chosen")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+    both[0].legend(fontsize=8)
+    figure.suptitle(best["rule"], fontsize=10)
+    save(figure, path)
+
+
+def draw_study(study: Any, shares: dict[str, float], parallel: Path, importance: Path) -> None:
+    """Parallel coordinates of the trials, and the importance of each parameter; None: too few trials, and the pictures say so."""
+    if study is None:
+        for path in (parallel, importance):
+            words("too few trials had the whole budget", path)
+        return
+    figure, axes = subplots(6, 1 + 0.4 * len(shares))
+    names = list(shares)[::-1]
+    axes.barh(names, [shares[name] for name in names], color="#2c7fb8")
+    axes.set_xlabel("share of the score's variance")
+    save(figure, importance)
+    from optuna.visualization import matplotlib as of_optuna
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        drawn: Any = of_optuna.plot_parallel_coordinate(study, target_name=study.study_name)
+    drawn.set_title("")
+    drawn.figure.set_size_inches(8, 4)
+    save(drawn.figure, parallel, bbox_inches="tight")
