@@ -29,7 +29,17 @@ from vae.pictures import grid
 TEMPLATE = "compare.html.jinja"
 SAMPLES, COLUMNS, RECONSTRUCTIONS = 64, 8, 16
 OF_THE_MODEL = ("prior", "classes")  # what a protocol says of the model, and not of how it was scored
-LOWER = ("fcd", "fcd_second", "fcd_standard_normal", "kid", "nll_nats", "bits_per_dim", "distortion_nats", "near_share", "label_distance")
+LOWER = (
+    "fcd",
+    "fcd_second",
+    "fcd_standard_normal",
+    "kid",
+    "nll_nats",
+    "bits_per_dim",
+    "distortion_nats",
+    "near_share",
+    "label_distance",
+)
 HIGHER = ("elbo_nats", "coverage", "psnr_db", "class_accuracy", "mig", "factor_vae_score", "dci_disentanglement", "sap")
 WITHIN = "within their intervals"
 

@@ -210,7 +210,10 @@ def label_shares(
 
     test, drawn, real = (shares(images) for images in (unseen_NHWC, drawn_NHWC, train.spread(len(drawn_NHWC))))
     table = pd.DataFrame({"test": test, "samples": drawn}, index=pd.Index(labels, name="label"))
-    found: Scores = {"label_distance": float(np.abs(drawn - test).sum() / 2), "label_distance_real": float(np.abs(real - test).sum() / 2)}
+    found: Scores = {
+        "label_distance": float(np.abs(drawn - test).sum() / 2),
+        "label_distance_real": float(np.abs(real - test).sum() / 2),
+    }
     return found, table
 
 
