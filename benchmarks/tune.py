@@ -1,6 +1,6 @@
 """What a search finds and what it costs: ``python -m benchmarks.tune [rows] [--seeds 5]`` writes docs/results/tune.json.
 
-sprites, mnist: the search of params.yaml (its searcher, scheduler and score) over beta and the latent dimension, against the full grid of
+sprites, mnist: the search of params.yaml (its searcher, scheduler, trials and images) over beta and the latent dimension, against the full grid of
 5 x 5 points, every one trained to the end; both by stage tune itself on the same prepared data, once for each seed. ``behind``: by how
 much the search's best score is worse than the grid's, as a share of it (negative: better); ``cost``: its images as a share of the grid's.
 ``noise``: the spread of the grid's best point over the seeds, without which the former means little.
@@ -28,7 +28,6 @@ from vae.files import read_json
 CODE = ("pipeline", "vae", "infra", "params.yaml")
 SPACE = {"tune.beta_min": 0.1, "tune.beta_max": 10.0, "tune.latent_dim_min": 4, "tune.latent_dim_max": 16}
 GRID = {"tune.searcher": "grid", "tune.grid_points": 5, "tune.scheduler": "none"}
-SEARCH = {"tune.trials": 16}  # at half a trial's images each, on average: a third of the grid's
 DATA: dict[str, dict[str, Any]] = {
     "sprites": {},
     "mnist": {
@@ -88,7 +87,7 @@ def _against_grid(data: str, work: Path, seeds: float, score: str) -> dict[str, 
     for seed in range(int(seeds)):
         project.set({"base.seed": seed, "tune.score": score, **GRID})
         best, numbers, table = project.searched()
-        project.set({"tune.searcher": own.searcher, "tune.scheduler": own.scheduler, **SEARCH})
+        project.set({"tune.searcher": own.searcher, "tune.scheduler": own.scheduler})
         ours, ours_numbers, _ = project.searched()
         sign = 1 if best["score_name"] == "val_fcd" else -1
         behind.append(sign * (ours["score"] - best["score"]) / abs(best["score"]))
@@ -99,7 +98,7 @@ def _against_grid(data: str, work: Path, seeds: float, score: str) -> dict[str, 
     cells = pd.concat([each.pop("cells") for each in found], axis=1)
     steady = cells.loc[cells.mean(axis=1).idxmin() if score == "fcd" else cells.mean(axis=1).idxmax()]
     return {
-        "score": score, "searcher": own.searcher, "scheduler": own.scheduler, "trials": SEARCH["tune.trials"],
+        "score": score, "searcher": own.searcher, "scheduler": own.scheduler, "trials": own.trials,
         "images_per_trial": own.images_per_trial, "behind_median": round(statistics.median(behind), 4),
         "behind": [round(value, 4) for value in behind], "cost_median": round(statistics.median(cost), 4),
         "noise": round(float(steady.std() / abs(steady.mean())), 4), "found": found,

@@ -88,28 +88,31 @@ def watched(work: Callable[[], Any], tick: Callable[[], None]) -> Any:
     return ended["result"]
 
 
-def run_group(
-    job: Job, profile: Profile, workers: int, max_failures: int, on_record: Callable[[dict[str, float]], None]
-) -> dict[str, str]:
-    """Train ``job`` with ``workers`` ranks; ``on_record`` gets every report once, in this process.
+def on_ranks(
+    worker: Callable[[dict[str, Any]], Any],
+    config: dict[str, Any],
+    profile: Profile,
+    workers: int,
+    max_failures: int,
+    storage: Path,
+    tick: Callable[[], None],
+) -> Any:
+    """Run ``worker(config)`` on so many ranks of a process group; returns what rank 0's returned.
 
-    Returns outcome ``finished`` or raises: TrainingFailedError with the first cause, KeyboardInterrupt or the stage's Terminated
-    after a checkpoint where it was asked to stop.
+    ``storage`` is Ray's own bookkeeping of this attempt, removed in the end. TrainingFailedError (or CannotWriteError) with the first
+    cause once the workers have failed more often than ``max_failures``.
     """
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    (job.state / STOP_FILE).unlink(missing_ok=True)
-    Failures(job.state).clear()
-    storage = job.state / "ray"  # Ray's own bookkeeping of this attempt; our checkpoints are the truth
     shutil.rmtree(storage, ignore_errors=True)
     resources = {"CPU": float(profile.cpus_per_worker)} | (
         {"GPU": float(profile.gpus_per_worker)} if profile.gpus_per_worker else {}
     )
     # Ray's types are those of Train V1 until that is gone.
     trainer = TorchTrainer(
-        _worker,  # type: ignore[arg-type]
-        train_loop_config={"job": job.to_dict()},
+        worker,
+        train_loop_config=config,
         torch_config=TorchConfig(backend="nccl" if profile.gpus_per_worker else "gloo", timeout_s=HUNG_SECONDS),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers, use_gpu=profile.gpus_per_worker > 0, resources_per_worker=resources
@@ -120,15 +123,8 @@ def run_group(
             failure_config=ray.train.FailureConfig(max_failures=max_failures, controller_failure_limit=0),  # type: ignore[call-arg]
         ),
     )
-    reader = SpoolReader(job.spool)
-
-    def forward() -> None:
-        for record in reader.new():
-            on_record(record)
-
     try:
-        with _graceful_stop(job.state) as received:
-            outcome = watched(lambda: trainer.fit().return_value, forward)  # type: ignore[attr-defined]
+        return watched(lambda: trainer.fit().return_value, tick)  # type: ignore[attr-defined]
     except ray.train.TrainingFailedError as error:
         cause = _first_cause(error)
         number = re.search(r"\[Errno (\d+)\]", cause)
@@ -136,6 +132,26 @@ def run_group(
         raise kind(cause) from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+
+
+def run_group(
+    job: Job, profile: Profile, workers: int, max_failures: int, on_record: Callable[[dict[str, float]], None]
+) -> dict[str, str]:
+    """Train ``job`` with ``workers`` ranks; ``on_record`` gets every report once, in this process.
+
+    Returns outcome ``finished`` or raises: TrainingFailedError with the first cause, KeyboardInterrupt or the stage's Terminated
+    after a checkpoint where it was asked to stop.
+    """
+    (job.state / STOP_FILE).unlink(missing_ok=True)
+    Failures(job.state).clear()
+    reader = SpoolReader(job.spool)
+
+    def forward() -> None:
+        for record in reader.new():
+            on_record(record)
+
+    with _graceful_stop(job.state) as received:
+        outcome = on_ranks(_worker, {"job": job.to_dict()}, profile, workers, max_failures, job.state / "ray", forward)
     if outcome["outcome"] == "stopped":
         (job.state / STOP_FILE).unlink(missing_ok=True)
         if received.get("signal") == signal.SIGTERM:

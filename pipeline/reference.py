@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from vae.distributed import rank
 from vae.files import canonical_json
 from vae.metrics.frechet import Moments
 
@@ -31,6 +32,8 @@ def known(folder: Path, facts: Mapping[str, str], compute: Callable[[], Moments]
     except (SafetensorError, KeyError, OSError) as error:
         log.warning("%s cannot be read (%s): computed anew", path, error)
     found = compute()
+    if rank() > 0:  # ranks that share the work have all found the same
+        return found
     folder.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".part")
     tensors = {"mean_D": found.mean_D, "cov_DD": found.cov_DD, "count": torch.tensor(found.count)}

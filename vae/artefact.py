@@ -7,7 +7,7 @@ a class-conditional model they are asked for wherever images or latents are give
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vae.config import ModelConfig
+from vae.distributed import shared
 from vae.files import DamagedError, canonical_json, read_manifest, write_manifest, write_text
 from vae.images import to_model_range, to_uint8
 from vae.models import build
@@ -29,6 +30,10 @@ WEIGHTS, PRIOR, CONFIG = "model.safetensors", "prior.safetensors", "config.json"
 BATCH = 256
 
 
+def _batches(count: int) -> list[slice]:
+    return [slice(start, start + BATCH) for start in range(0, count, BATCH)]
+
+
 class Generator:
     """A trained model with its prior and its preprocessing contract, for use: no gradient, one batch at a time."""
 
@@ -37,13 +42,18 @@ class Generator:
         self.config, self.prior, self.contract = config, prior, contract
         self.device = next(model.parameters()).device
 
-    def _batches(self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _of_each(
+        self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None, compute: Callable[[Tensor, Tensor | None], Tensor]
+    ) -> Tensor:
+        """``compute`` of all images in model range, a batch at a time."""
         images = torch.as_tensor(images_NHWC)
         if tuple(images.shape[1:]) != tuple(self.config.image_shape):
             raise ValueError(f"images are {tuple(images.shape[1:])}, the model takes {tuple(self.config.image_shape)} (H, W, C)")
-        for start in range(0, len(images), BATCH):
-            rows = slice(start, start + BATCH)
-            yield to_model_range(images[rows].to(self.device)), self._labels(label_N, rows)
+
+        def of_rows(rows: slice) -> Tensor:
+            return compute(to_model_range(images[rows].to(self.device)), self._labels(label_N, rows))
+
+        return shared(_batches(len(images)), of_rows).cpu()
 
     def _labels(self, label_N: Tensor | None, rows: slice) -> Tensor | None:
         return None if label_N is None else label_N[rows].to(self.device)
@@ -65,12 +75,13 @@ class Generator:
     @torch.no_grad()
     def decode(self, z_ND: Tensor, label_N: Tensor | None = None) -> np.ndarray:
         """Images of latents."""
-        parts = []
-        for start in range(0, len(z_ND), BATCH):
-            rows = slice(start, start + BATCH)
-            x_NCHW = self.model.sample(z_ND[rows].to(self.device), self._labels(label_N, rows))
-            parts.append(to_uint8(x_NCHW).cpu())
-        return torch.cat(parts).numpy() if parts else np.zeros((0, *self.config.image_shape), np.uint8)
+        if not len(z_ND):
+            return np.zeros((0, *self.config.image_shape), np.uint8)
+
+        def of_rows(rows: slice) -> Tensor:
+            return to_uint8(self.model.sample(z_ND[rows].to(self.device), self._labels(label_N, rows))).cpu()
+
+        return shared(_batches(len(z_ND)), of_rows).numpy()
 
     def sample(self, n: int, seed: int, temperature: float = 1.0, label_N: Tensor | None = None) -> np.ndarray:
         """``n`` new images; of a class-conditional model of these classes, or else of ``classes(n, seed)``."""
@@ -80,8 +91,9 @@ class Generator:
     @torch.no_grad()
     def encode(self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Posterior mean and log-variance, each (N, D)."""
-        pairs = [self.model.encode(x_NCHW, labels) for x_NCHW, labels in self._batches(images_NHWC, label_N)]
-        return torch.cat([mean for mean, _ in pairs]).cpu(), torch.cat([logvar for _, logvar in pairs]).cpu()
+        both_N2D = self._of_each(images_NHWC, label_N, lambda x_NCHW, labels: torch.cat(self.model.encode(x_NCHW, labels), 1))
+        mean_ND, logvar_ND = both_N2D.chunk(2, 1)
+        return mean_ND.contiguous(), logvar_ND.contiguous()
 
     def reconstruct(self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None = None) -> np.ndarray:
         """The images of the posterior means."""
@@ -90,11 +102,12 @@ class Generator:
     @torch.no_grad()
     def rate_per_dim(self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None = None) -> Tensor:
         """Mean rate of each latent dimension over the images (D,), in nats; of a hierarchy along its means."""
-        rates = []
-        for x_NCHW, labels in self._batches(images_NHWC, label_N):
+
+        def rate_ND(x_NCHW: Tensor, labels: Tensor | None) -> Tensor:
             observed = self.model.observe(x_NCHW, labels)
-            rates.append(self.model.infer(observed, observed[0].new_zeros(len(x_NCHW), self.model.latent_dim)).rate_ND().cpu())
-        return torch.cat(rates).mean(0)
+            return self.model.infer(observed, observed[0].new_zeros(len(x_NCHW), self.model.latent_dim)).rate_ND()
+
+        return self._of_each(images_NHWC, label_N, rate_ND).mean(0)
 
 
 def save_artefact(directory: Path, model: VAE, config: ModelConfig, prior: Sampler | ByClass, contract: dict[str, Any]) -> str:

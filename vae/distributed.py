@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+Part = TypeVar("Part")
+_sharing = False
 
 
 def rank() -> int:
@@ -53,6 +58,35 @@ def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
     if world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
+
+
+@contextmanager
+def sharing() -> Iterator[None]:
+    """Within, ``shared`` work is divided among the ranks: all of them must come here, and to each such work, in the same order."""
+    global _sharing
+    before, _sharing = _sharing, True
+    try:
+        yield
+    finally:
+        _sharing = before
+
+
+def shared(parts: Iterable[Part], compute: Callable[[Part], Tensor]) -> Tensor:
+    """``compute`` of each part, joined along the rows in the order of the parts; on every rank, whichever computed it.
+
+    Parts are the same however many ranks there are and nothing is summed, so the result does not depend on their number. What ranks
+    have shared lies on the processor.
+    """
+    if not _sharing or world_size() == 1:
+        return torch.cat([compute(part) for part in parts])
+    own: dict[int, Tensor] = {}
+    for number, part in enumerate(parts):
+        if number % world_size() == rank():
+            own[number] = compute(part).cpu()
+    every: list[dict[int, Tensor]] = [{} for _ in range(world_size())]
+    dist.all_gather_object(every, own)
+    found = {number: tensor for some in every for number, tensor in some.items()}
+    return torch.cat([found[number] for number in sorted(found)])
 
 
 def own_rows(count: int) -> slice:

@@ -7,7 +7,7 @@ Singh, Komodakis 2018). Features are standardised on the training images. N batc
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vae.config import EXTRACTOR_GROUPS as GROUPS
 from vae.data import ImageShards, stream_indices
+from vae.distributed import shared
 from vae.files import canonical_json, read_manifest, sha256_file, write_manifest, write_text
 from vae.images import to_model_range
 
@@ -98,19 +99,19 @@ class Extractor(nn.Module):
         """Class scores (N, classes)."""
         return self.head(F.silu(self._raw(x_NCHW)))
 
-    def _batches(self, images_NHWC: np.ndarray | Tensor) -> Iterator[Tensor]:
-        for chunk in torch.as_tensor(images_NHWC).split(FEATURE_BATCH):
-            yield to_model_range(chunk.to(self.mean_F.device))
+    def _of_each(self, images_NHWC: np.ndarray | Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        batches = torch.as_tensor(images_NHWC).split(FEATURE_BATCH)
+        return shared(batches, lambda batch: compute(to_model_range(batch.to(self.mean_F.device))))
 
     @torch.no_grad()
     def features(self, images_NHWC: np.ndarray | Tensor) -> Tensor:
         """Standardised features (N, F) of uint8 images."""
-        return torch.cat([(self._raw(x_NCHW) - self.mean_F) / self.std_F for x_NCHW in self._batches(images_NHWC)])
+        return self._of_each(images_NHWC, lambda x_NCHW: (self._raw(x_NCHW) - self.mean_F) / self.std_F)
 
     @torch.no_grad()
     def told(self, images_NHWC: np.ndarray | Tensor) -> Tensor:
         """The class (N,) that each of uint8 images seems to be of."""
-        return torch.cat([self(x_NCHW).argmax(1) for x_NCHW in self._batches(images_NHWC)])
+        return self._of_each(images_NHWC, lambda x_NCHW: self(x_NCHW).argmax(1))
 
 
 def _turned(x_NCHW: Tensor, turns_N: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vae.data import ImageShards
-from vae.distributed import all_reduce_sum, rank, world_size
+from vae.distributed import all_reduce_sum, rank, shared, world_size
 from vae.images import to_model_range
 from vae.likelihood import binarised
 from vae.models.base import VAE
@@ -40,9 +40,8 @@ def _terms(model: VAE, images: ImageShards, batch_size: int, seed: int, chunk: i
 @torch.no_grad()
 def image_terms(model: VAE, images: ImageShards, batch_size: int, seed: int) -> Tensor:
     """Distortion and rate of each image (N, 2), float64, in nats: ``bound`` is their mean."""
-    return torch.cat(
-        [_terms(model, images, batch_size, seed, chunk).cpu() for chunk in range(math.ceil(len(images) / batch_size))]
-    )
+    chunks = range(math.ceil(len(images) / batch_size))
+    return shared(chunks, lambda chunk: _terms(model, images, batch_size, seed, chunk)).cpu()
 
 
 @torch.no_grad()

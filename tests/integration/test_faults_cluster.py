@@ -5,63 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
-from workspace import LONG, Workspace, free_port
+from raylets import cluster
+from workspace import LONG, Workspace, one_line
 
-UP_SECONDS, END_SECONDS = 120, 240
-
-
-@contextmanager
-def _cluster(folder: Path, token: dict[str, str], nodes: int) -> Iterator[tuple[str, list[subprocess.Popen]]]:
-    """The address and the processes (`ray start --block`, the head first) of raylets with one CPU each."""
-    ray, port = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--num-cpus", "1"], free_port()
-    environment = os.environ | token | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_multi_tenancy": "1"}
-    processes = []
-    try:
-        for number in range(nodes):
-            place = (
-                [
-                    "--head",
-                    "--port",
-                    str(port),
-                    "--node-ip-address",
-                    "127.0.0.1",
-                    "--include-dashboard",
-                    "false",
-                    "--temp-dir",
-                    str(folder),
-                ]
-                if number == 0
-                else ["--address", f"127.0.0.1:{port}"]
-            )
-            log = (folder.parent / f"node-{number}.log").open("w")
-            processes.append(subprocess.Popen([*ray, *place], env=environment, stdout=log, stderr=log, start_new_session=True))
-            deadline = time.monotonic() + UP_SECONDS
-            while "raylet" not in {child.name() for child in psutil.Process(processes[-1].pid).children(recursive=True)}:
-                assert processes[-1].poll() is None, (folder.parent / f"node-{number}.log").read_text()
-                assert time.monotonic() < deadline, "the raylet does not come up"
-                time.sleep(0.2)
-        yield f"127.0.0.1:{port}", processes
-    finally:
-        for process in reversed(processes):
-            family = (
-                [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-                if process.poll() is None
-                else []
-            )
-            for member in family:
-                try:
-                    member.kill()
-                except psutil.Error:
-                    continue
-            process.wait(30)
+END_SECONDS = 240
 
 
 def _raylet_with_a_worker(nodes: list[subprocess.Popen]) -> psutil.Process | None:
@@ -84,7 +35,7 @@ def test_killed_raylet_is_replaced_by_the_spare_one_and_the_weights_are_the_same
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     folder = Path("/tmp") / f"ray-{os.getpid()}"  # sockets below it: a path may have 107 bytes
     folder.mkdir()
-    with _cluster(folder, token, 3) as (address, nodes):
+    with cluster(folder, token, 3) as (address, nodes):
         process = ready.start_training(**token, RAY_ADDRESS=address)
         raylet = _raylet_with_a_worker(nodes)
         assert raylet is not None
@@ -92,3 +43,25 @@ def test_killed_raylet_is_replaced_by_the_spare_one_and_the_weights_are_the_same
         output, _ = process.communicate(timeout=END_SECONDS)
         assert process.returncode == 0, output
     assert ready.weights_sha256() == uninterrupted
+
+
+@pytest.mark.slow
+def test_evaluation_on_a_clusters_workers_says_what_one_process_says(ready: Workspace) -> None:
+    result = ready.stage("train")
+    assert result.returncode == 0, result.stderr
+    alone, together = ready.root / "alone", ready.root / "reports/evaluate"
+    result = ready.stage("evaluate")
+    assert result.returncode == 0 and "workers" not in result.stderr, result.stderr
+    together.rename(alone)
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    folder = Path("/tmp") / f"ray-{os.getpid()}-e"
+    folder.mkdir()
+    with cluster(folder, token, 2) as (address, _):
+        result = ready.stage("evaluate", **token, RAY_ADDRESS=address)
+        assert result.returncode == 0 and "on 2 workers" in result.stderr and "likelihood of" in result.stderr, result.stderr
+        (ready.root / "models/vae/model.safetensors").write_bytes(b"damaged")
+        damaged = ready.stage("evaluate", **token, RAY_ADDRESS=address)
+    assert damaged.returncode == 65 and "model.safetensors" in one_line(damaged, "evaluate")
+    assert sorted(path.name for path in alone.iterdir()) == sorted(path.name for path in together.iterdir())
+    for path in alone.iterdir():
+        assert path.read_bytes() == (together / path.name).read_bytes(), path.name

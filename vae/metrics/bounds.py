@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from vae.distributed import shared
 from vae.models.base import VAE
 from vae.noise import step_noise
 from vae.objective import importance_bound
@@ -20,9 +21,9 @@ def importance_weighted_nll(model: VAE, x_NCHW: Tensor, samples: int, seed: int,
 
     The noise of image i is f(seed, i), i its place in the call, so chunking within the call leaves the value as it is.
     """
-    results = []
-    for i, x_CHW in enumerate(x_NCHW):
-        label_1 = None if label_N is None else label_N[i : i + 1]
+
+    def of_image(i: int) -> Tensor:
+        x_CHW, label_1 = x_NCHW[i], None if label_N is None else label_N[i : i + 1]
         observed = model.observe(x_CHW[None], label_1)  # once, whatever K is
         noise_KD = step_noise(seed, i, (samples, model.latent_dim), x_CHW.device)
         pieces = []
@@ -33,8 +34,9 @@ def importance_weighted_nll(model: VAE, x_NCHW: Tensor, samples: int, seed: int,
             output = model.decode(found.z_ND, label_R) if found.output_NCHW is None else found.output_NCHW
             log_likelihood_R = model.likelihood.log_prob(output, x_CHW.expand(len(noise_RD), *x_CHW.shape))
             pieces.append(log_likelihood_R.double() + found.log_ratio_N().double())
-        results.append(-importance_bound(torch.cat(pieces)[:, None])[0])
-    return torch.stack(results)
+        return -importance_bound(torch.cat(pieces)[:, None])
+
+    return shared(range(len(x_NCHW)), of_image)
 
 
 def bits_per_dim(nats: float, image_shape: tuple[int, int, int]) -> float:

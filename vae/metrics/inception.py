@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae.distributed import shared
+
 FEATURE_DIM = 2048
 CLASSES = 1008  # of that graph's head, which FID does not use; the file has it
 SIDE_PIXELS = 299
@@ -168,11 +170,12 @@ class InceptionFeatures(nn.Module):
         images = torch.as_tensor(images_NHWC)
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
             raise ValueError(f"expected uint8 images (N, H, W, 1 or 3), got {images.dtype} {tuple(images.shape)}")
-        parts = []
-        for chunk_NHWC in images.split(FEATURE_BATCH):
-            x_NCHW = chunk_NHWC.to(self.fc.weight.device).permute(0, 3, 1, 2).float() / LEVELS
-            parts.append(self(x_NCHW.expand(-1, 3, -1, -1)).cpu())
-        return torch.cat(parts)
+
+        def of_batch(batch_NHWC: Tensor) -> Tensor:
+            x_NCHW = batch_NHWC.to(self.fc.weight.device).permute(0, 3, 1, 2).float() / LEVELS
+            return self(x_NCHW.expand(-1, 3, -1, -1)).cpu()
+
+        return shared(images.split(FEATURE_BATCH), of_batch)
 
 
 def load_inception(path: Path, sha256: str) -> InceptionFeatures:

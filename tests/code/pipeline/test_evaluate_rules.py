@@ -13,8 +13,8 @@ import torch
 from configs import model_config
 
 from pipeline import scores
+from pipeline.assessment import _latent_scores, _likelihood, protocol
 from pipeline.errors import BadConfigError, BadDataError
-from pipeline.evaluate import _latent_scores, _likelihood, protocol
 from pipeline.evaluate_pictures import between
 from pipeline.scores import Featured, aggregate_scores, feature_scores, fid_scores, inception
 from vae import artefact

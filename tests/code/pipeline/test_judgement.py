@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.assessment import _finite
 from pipeline.doctor import HEALTHY, Finding
 from pipeline.errors import TrainingFailedError
-from pipeline.evaluate import _finite, _healthy
+from pipeline.evaluate import _healthy
 from pipeline.judgement import SHOWN, extremes, intervals, remembered, slices
 from pipeline.scores import Featured
 from vae.data import ImageShards, ShardWriter
