@@ -112,6 +112,8 @@ def _check(found: pa.Table, fates: Fates) -> None:
     missing = [split for split in SPLITS if split not in present]
     if missing:
         rest = f" ({rejected} files were rejected: {reasons})" if rejected else ""
+        if len({*found["group"].to_pylist()}) < len(SPLITS) <= len(found):
+            raise BadDataError(f"the {len(found)} usable images all show the same{rest}: a model needs different images")
         raise BadDataError(
             f"{len(found)} usable images leave the split {' and '.join(missing)} empty{rest}: "
             "add images (about 100 are a start), or raise preprocess.val_fraction and test_fraction"

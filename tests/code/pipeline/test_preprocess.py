@@ -224,6 +224,13 @@ def test_preprocess_damaged_raw_of_the_same_size_is_refused(project, picture):
     assert not project.paths.processed.exists()
 
 
+def test_preprocess_many_copies_of_one_picture_are_no_data(project, picture):
+    project.raw({f"{i}.png": picture(5, 16, 16) for i in range(200)})
+    with pytest.raises(BadDataError, match="the 200 usable images all show the same: a model needs different images"):
+        preprocess(project.values(PARAMS, **SMALL), project.paths)
+    assert not project.paths.processed.exists()
+
+
 def test_preprocess_without_manifest_is_refused(project):
     with pytest.raises(DamagedError, match="is missing"):
         preprocess(project.values(PARAMS), project.paths)
