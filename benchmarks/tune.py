@@ -1,10 +1,10 @@
 """What a search finds and what it costs: ``python -m benchmarks.tune [rows] [--seeds 5]`` writes docs/results/tune.json.
 
-sprites, mnist: the search of params.yaml (its searcher, scheduler, trials and images) over beta and the latent dimension, against the full grid of
-5 x 5 points, every one trained to the end; both by stage tune itself on the same prepared data, once for each seed. ``behind``: by how
-much the search's best score is worse than the grid's, as a share of it (negative: better); ``cost``: its images as a share of the grid's.
-``noise``: the spread of the grid's best point over the seeds, without which the former means little.
-start: what a trial costs beyond its training: stage tune with few and with many trials of one step, and of how many more it runs at once.
+sprites, mnist: the search of params.yaml (its searcher, scheduler, trials and images) over beta and the latent dimension, against the
+full grid of 5 x 5 points, every one trained to the end; both by stage tune itself on the same prepared data, once for each seed.
+``behind``: by how much the search's best score is worse than the grid's, as a share of it (negative: better); ``cost``: its images as
+a share of the grid's. ``noise``: the spread of the grid's best point over the seeds, without which the former means little.
+start: what a trial costs beyond its training: stage tune with few and with many trials of one step, and how many train at once.
 """
 
 from __future__ import annotations

@@ -1,33 +1,31 @@
-"""Stage register: puts models/vae into the MLflow registry and gives the alias ``champion`` to the better of it and the last.
+"""Stage register: puts models/vae into the MLflow registry and gives the alias ``champion`` to it or leaves it with the last.
 
-In: models/vae, models/extractor, data/processed, reports/{evaluate,train}. Out: reports/register/{decision,lineage}.json. The rule: the
-first version, or the lower FCD on the test split, both scored here with the same protocol; a tie keeps the champion.
+In: models/vae, models/extractor, data/processed, reports/{evaluate,train}. Out: reports/register/{decision.json, lineage.json,
+history.jsonl}. The rule is in pipeline/promotion.py, the lock and the history in pipeline/ledger.py.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import subprocess
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from pipeline import stage
+from pipeline import holdout, ledger, stage
 from pipeline.evaluate import THREADS
 from pipeline.outbox import connect
-from pipeline.paths import DECISION, INTERVALS, LINEAGE, METRICS, PROTOCOL, RUN, Paths
+from pipeline.paths import DECISION, DOCTOR, HISTORY, INTERVALS, LINEAGE, METRICS, PROTOCOL, RUN, Paths
+from pipeline.promotion import closed_gates, contest, decide
 from pipeline.registry import CHAMPION, Registry
-from pipeline.scores import fcd
-from vae.artefact import load_artefact
-from vae.data import ImageShards
+from vae.artefact import Generator, load_artefact
 from vae.extractor import load_extractor
 from vae.files import (
     MANIFEST,
-    DamagedError,
     canonical_json,
     read_json,
     read_manifest,
@@ -38,25 +36,6 @@ from vae.files import (
 
 PARAMS = ("base.seed", "evaluate", "register")
 log = logging.getLogger("pipeline.register")
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether the challenger takes the alias, and why."""
-
-    promote: bool
-    reason: str
-
-
-def decide(challenger_fcd: float | None, champion_fcd: float | None, has_champion: bool) -> Decision:
-    """The rule: the first version, or a strictly lower FCD; where there is no FCD the champion stays."""
-    if not has_champion:
-        return Decision(True, "first version of this name")
-    if challenger_fcd is None or champion_fcd is None:
-        return Decision(False, "no FCD to compare by: the champion stays")
-    if challenger_fcd < champion_fcd:
-        return Decision(True, f"FCD {challenger_fcd:.4f} is lower than the champion's {champion_fcd:.4f}")
-    return Decision(False, f"FCD {challenger_fcd:.4f} is not lower than the champion's {champion_fcd:.4f}")
 
 
 def _git(paths: Paths, *arguments: str) -> str:
@@ -79,19 +58,26 @@ def lineage(paths: Paths) -> dict[str, str]:
     }
 
 
-def _champion_fcd(values: SimpleNamespace, paths: Paths, directory: Path) -> float | None:
-    """The champion's FCD under today's protocol; None where its images have another shape, or today's code cannot read it."""
-    try:
-        generator = load_artefact(directory)
-    except DamagedError as error:  # it serves all the same: a registered version brings the code that it was made by
-        log.warning("the champion cannot be compared: %s", str(error).split(": remove")[0])
-        return None
-    test = ImageShards(paths.processed / "test")
-    if tuple(generator.config.image_shape) != tuple(test.image_shape):
-        log.warning("the champion makes %s images, this data set has %s", generator.config.image_shape, test.image_shape)
-        return None
-    network, _ = load_extractor(paths.extractor)
-    return fcd(generator, network, test, values.evaluate.samples, values.base.seed)
+def _decided(values: SimpleNamespace, paths: Paths, registry: Registry, generator: Generator, version: str) -> dict[str, Any]:
+    """The record of what became of ``version``, which is in the registry; the alias is where it belongs."""
+    champion = registry.champion()
+    held = holdout.of_model(registry, registry.tracker, paths, values.base.seed)
+    network, extractor_sha256 = load_extractor(paths.extractor)
+    folder = None if champion is None else registry.fetch(champion, paths.work / "champion")
+    scored = contest(values, generator, folder, held, network)
+    findings: Any = read_json(paths.evaluate_report / DOCTOR)
+    gates = closed_gates(values.register.gates, findings, holdout.trained_on(held, paths))
+    decision = decide(scored, champion is not None, gates, values.register.margin)
+    if decision.promote:
+        ledger.crown(registry, version)
+    after = version if decision.promote else champion
+    entry = ledger.record(
+        registry, ledger.PROMOTED if decision.promote else ledger.KEPT, version, champion, after,
+        reason=decision.reason, **{name: value for name, value in asdict(scored).items() if value is not None}, gates=gates,
+        holdout_sha256=held.sha256, extractor_sha256=extractor_sha256, samples=values.evaluate.samples,
+    )  # fmt: skip
+    registry.tag(version, {"vaeline.decision": decision.reason, "vaeline.promoted": str(decision.promote).lower()})
+    return entry
 
 
 def register(values: SimpleNamespace, paths: Paths) -> None:
@@ -104,33 +90,35 @@ def register(values: SimpleNamespace, paths: Paths) -> None:
     registry = Registry(tracker, values.register.name)
     run = read_json(paths.train_report / RUN)["run_id"]
     run_id = run if tracker.exists(run) else tracker.run("register", tags={"vaeline.stage": "register"})
-    champion, known = registry.champion(), lineage(paths)
-    version = registry.add(run_id, paths.model, generator, numbers, known)
-    champion_fcd = None
-    if champion is not None and metrics["fcd"] is not None:
-        champion_fcd = _champion_fcd(values, paths, registry.fetch(champion, paths.work / "champion"))
-    decision = decide(metrics["fcd"], champion_fcd, champion is not None)
-    if decision.promote:
-        registry.promote(version)
-    registry.tag(version, {"vaeline.decision": decision.reason, "vaeline.promoted": str(decision.promote).lower()})
+    known = lineage(paths)
+    with ledger.locked(paths, registry.name):
+        ledger.mend(registry)
+        version = registry.add(run_id, paths.model, generator, numbers, known)
+        entry = _decided(values, paths, registry, generator, version)
+        history = ledger.history(registry)
     record: dict[str, Any] = {
         "name": values.register.name,
         "version": int(version),
-        "champion": int(registry.champion() or version),
-        "previous_champion": None if champion is None else int(champion),
-        "promoted": decision.promote,
-        "reason": decision.reason,
-        "challenger_fcd": metrics["fcd"],
-        "champion_fcd": champion_fcd,
+        "champion": entry["champion_after"],
+        "previous_champion": entry["champion_before"],
+        "promoted": entry["event"] == ledger.PROMOTED,
+        "reason": entry["reason"],
+        "gates": entry["gates"],
+        "challenger_fcd": entry.get("challenger_fcd"),
+        "champion_fcd": entry.get("champion_fcd"),
+        "difference": entry.get("difference"),
+        "interval": entry.get("interval"),
+        "holdout_sha256": entry["holdout_sha256"],
     }
     with replaced_directory(paths.register_report) as report:
         write_text(report / DECISION, canonical_json(record))
         write_text(report / LINEAGE, canonical_json(known))
+        write_text(report / HISTORY, "".join(json.dumps(each, sort_keys=True) + "\n" for each in history))
         for name in (METRICS, INTERVALS, PROTOCOL):
             shutil.copy(paths.evaluate_report / name, report / name)
         tracker.artifacts(run_id, report, registry.place(version))
-    word = "is now" if decision.promote else "is not"
-    log.info("%s version %s %s the %s: %s", values.register.name, version, word, CHAMPION, decision.reason)
+    word = "is now" if record["promoted"] else "is not"
+    log.info("%s version %s %s the %s: %s", values.register.name, version, word, CHAMPION, record["reason"])
 
 
 if __name__ == "__main__":

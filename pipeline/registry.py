@@ -25,18 +25,18 @@ class Registry:
     """The versions of one registered model."""
 
     def __init__(self, tracker: Tracker, name: str) -> None:
-        self._tracker, self.name = tracker, name
+        self.tracker, self.name = tracker, name
 
     def champion(self) -> str | None:
         """The version that holds the alias, or None."""
         from mlflow.exceptions import MlflowException
 
         try:
-            return str(self._tracker.client.get_model_version_by_alias(self.name, CHAMPION).version)
+            return str(self.tracker.client.get_model_version_by_alias(self.name, CHAMPION).version)
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
-            raise UnavailableError(f"the registry at {self._tracker.uri} does not answer: {error}") from None
+            raise UnavailableError(f"the registry at {self.tracker.uri} does not answer: {error}") from None
 
     def add(self, run_id: str, directory: Path, generator: Generator, metrics: dict[str, float], tags: dict[str, str]) -> str:
         """Log the artefact in ``directory``, which ``generator`` was loaded from, to the run and register it; returns the version."""
@@ -62,7 +62,7 @@ class Registry:
                 registered_model_name=self.name,
                 await_registration_for=60,
             )
-        self._tracker.client.set_terminated(run_id)
+        self.tracker.client.set_terminated(run_id)
         mlflow.log_metrics(metrics, model_id=info.model_id, run_id=run_id)
         version = str(info.registered_model_version)
         self.tag(version, tags)
@@ -71,11 +71,49 @@ class Registry:
     def tag(self, version: str, tags: dict[str, Any]) -> None:
         """Set tags of a version."""
         for key, value in tags.items():
-            self._tracker.client.set_model_version_tag(self.name, version, key, str(value))
+            self.tracker.client.set_model_version_tag(self.name, version, key, str(value))
 
     def promote(self, version: str) -> None:
         """Give the alias to ``version``."""
-        self._tracker.client.set_registered_model_alias(self.name, CHAMPION, version)
+        self.tracker.client.set_registered_model_alias(self.name, CHAMPION, version)
+
+    def model_tags(self) -> dict[str, str]:
+        """The tags of the registered model itself; none where it does not exist."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return dict(self.tracker.client.get_registered_model(self.name).tags)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return {}
+            raise UnavailableError(f"the registry at {self.tracker.uri} does not answer: {error}") from None
+
+    def tag_model(self, key: str, value: str) -> None:
+        """Set a tag of the registered model, which exists."""
+        self.tracker.client.set_registered_model_tag(self.name, key, value)
+
+    def versions(self) -> list[str]:
+        """All version numbers, the oldest first."""
+        found = self.tracker.client.search_model_versions(f"name = '{self.name}'", max_results=10_000)
+        return [str(number) for number in sorted(int(version.version) for version in found)]
+
+    def undecided(self) -> list[str]:
+        """Versions that were made and never decided about."""
+        found = self.tracker.client.search_model_versions(f"name = '{self.name}'", max_results=10_000)
+        return [str(version.version) for version in found if "vaeline.promoted" not in version.tags]
+
+    def aliased(self) -> set[str]:
+        """Versions that an alias points to."""
+        if not self.versions():
+            return set()
+        return {str(version) for version in self.tracker.client.get_registered_model(self.name).aliases.values()}
+
+    def delete(self, version: str) -> None:
+        """Remove a version and the model that was logged for it; its run stays."""
+        source = self.tracker.client.get_model_version(self.name, version)
+        self.tracker.client.delete_model_version(self.name, version)
+        if source.model_id:
+            self.tracker.client.delete_logged_model(source.model_id)
 
     def version(self, which: str) -> str:
         """The number of a version that is named by it or by an alias; InputMissingError where there is none."""
@@ -83,13 +121,13 @@ class Registry:
 
         try:
             if which.isdecimal():
-                return str(self._tracker.client.get_model_version(self.name, which).version)
-            return str(self._tracker.client.get_model_version_by_alias(self.name, which).version)
+                return str(self.tracker.client.get_model_version(self.name, which).version)
+            return str(self.tracker.client.get_model_version_by_alias(self.name, which).version)
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise UnavailableError(f"the registry at {self._tracker.uri} does not answer: {error}") from None
+                raise UnavailableError(f"the registry at {self.tracker.uri} does not answer: {error}") from None
             raise InputMissingError(
-                f"models:/{self.name} has no version or alias {which!r} in {self._tracker.uri}: `make ui` lists those there are"
+                f"models:/{self.name} has no version or alias {which!r} in {self.tracker.uri}: `make ui` lists those there are"
             ) from None
 
     @staticmethod
@@ -101,7 +139,7 @@ class Registry:
         """A JSON file that stage register left with the version; InputMissingError where an older commit left none."""
         import mlflow
 
-        run_id = self._tracker.client.get_model_version(self.name, version).run_id
+        run_id = self.tracker.client.get_model_version(self.name, version).run_id
         try:
             return json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/{self.place(version)}/{file}"))
         except (mlflow.exceptions.MlflowException, OSError):

@@ -74,9 +74,11 @@ def _closing(paths: Paths, seconds: float) -> str:
         if metrics.get(name) is not None
     )
     findings: Any = read_json(paths.evaluate_report / DOCTOR)
+    holder, name = decision["champion"], decision["name"]
+    champion = f"models:/{name}@champion is version {holder}" if holder else f"models:/{name} has no champion yet"
     doctor = "; ".join(finding["name"] for finding in findings)
     return f"""
-Done in {seconds:.0f} s: models:/{decision["name"]}@champion is version {decision["champion"]} ({decision["reason"]}).
+Done in {seconds:.0f} s: {champion} ({decision["reason"]}).
 
   the report    reports/report.html  (one page, to be opened in a browser or sent on)
   samples       reports/evaluate/samples.png  (beside it: reconstructions, interpolations, traversals)
@@ -107,8 +109,8 @@ def main() -> None:
                 print(f"params.yaml: {key} = {value}", file=sys.stderr)
         registry = _before(paths)
         codes.append(_repro(paths))
-        if codes[0] == 0 and registry.champion() is None:  # DVC cannot know that a store was removed, or another one set
-            print(f"the store {uri(paths)} has no champion: registering again", file=sys.stderr)
+        if codes[0] == 0 and not registry.versions():  # DVC cannot know that a store was removed, or another one set
+            print(f"the store {uri(paths)} does not know the model: registering again", file=sys.stderr)
             codes[0] = _repro(paths, "--force", "--single-item", "register") or _repro(paths)
         if codes[0] == 0:
             note_seconds("run", time.monotonic() - started, paths)

@@ -51,12 +51,6 @@ class Featured(NamedTuple):
         return cls(images_NHWC, network.features(images_NHWC))
 
 
-def fcd(generator: Generator, network: Extractor, images: ImageShards, samples: int, seed: int) -> float:
-    """Fréchet classifier distance of ``samples`` generated images to all of ``images``; TooFewSamplesError below the minimum."""
-    real = moments(network.features(images.slice(0, len(images))))
-    return frechet_distance(real, moments(network.features(generator.sample(samples, seed))))
-
-
 def _each(computed: dict[str, Callable[[], float]]) -> Scores:
     """Each score, or None; one line of the log for each reason."""
     found: Scores = {}

@@ -22,6 +22,7 @@ def image_shape(image_size: int | tuple[int, int], mode: str) -> tuple[int, int,
 
 
 MOST_TRIALS = 10_000
+FINDINGS = ("collapsed", "decoder ignores z", "underfit", "prior hole", "memorised")  # pipeline/doctor.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,11 +202,18 @@ class Evaluate:
 @dataclass(frozen=True, kw_only=True)
 class Register:
     name: str
+    margin: float = field(low=0, high=1e6)
+    gates: list
 
     def problems(self) -> list[tuple[str, str]]:
-        if self.name.strip() and not set(self.name) & set("/:.%\"'"):
-            return []
-        return [("name", f"{self.name!r} cannot name a registered model: use letters, digits, - and _")]
+        found = [
+            (f"gates.{number}", f"{gate!r} is no finding of the doctor: {', '.join(FINDINGS)}")
+            for number, gate in enumerate(self.gates)
+            if gate not in FINDINGS
+        ]
+        if not self.name.strip() or set(self.name) & set("/:.%\"'"):
+            found.append(("name", f"{self.name!r} cannot name a registered model: use letters, digits, - and _"))
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,7 @@ TINY = {
     "evaluate.samples": 128,
     "evaluate.importance_samples": 4,
     "evaluate.importance_images": 8,
+    "register.gates": [],  # models of seconds pass none
 }
 
 

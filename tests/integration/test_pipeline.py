@@ -158,7 +158,11 @@ def test_second_training_is_a_challenger_and_the_better_one_is_champion(done: Wo
     decision = json.loads((done.root / "reports/register/decision.json").read_text())
     assert decision["version"] == 2
     assert decision["previous_champion"] == 1
-    assert decision["promoted"] == (decision["challenger_fcd"] < decision["champion_fcd"])
+    assert decision["promoted"] == (decision["interval"][1] < 0)
+    assert decision["difference"] == pytest.approx(decision["challenger_fcd"] - decision["champion_fcd"])
+    history = [json.loads(line) for line in (done.root / "reports/register/history.jsonl").read_text().splitlines()]
+    assert [entry["version"] for entry in history] == [1, 2] and history[0]["event"] == "promoted"
+    assert len({entry["holdout_sha256"] for entry in history}) == 1
     assert decision["champion"] == (2 if decision["promoted"] else 1)
     compared = done.stage("compare", "1", "champion" if decision["promoted"] else "2")
     assert compared.returncode == 0 and "| fcd |" in compared.stdout, compared.stderr

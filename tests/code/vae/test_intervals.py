@@ -8,7 +8,7 @@ import scipy.stats
 import torch
 
 from vae.metrics.frechet import frechet_distance, moments
-from vae.metrics.intervals import _weighted, frechet_interval, mean_interval
+from vae.metrics.intervals import _weighted, frechet_difference, frechet_interval, mean_interval
 
 
 def cloud(count: int, dim: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -59,3 +59,22 @@ def test_mean_interval_is_that_of_the_normal_distribution_for_many_values() -> N
     half = scipy.stats.norm.ppf(0.975) * float(values.std()) / 3000**0.5
     assert low == pytest.approx(float(values.mean()) - half, abs=0.25 * half)
     assert high == pytest.approx(float(values.mean()) + half, abs=0.25 * half)
+
+
+def test_difference_of_two_models_is_told_more_exactly_than_their_distances() -> None:
+    real, noise = cloud(1500, 4, 0), cloud(1500, 4, 1)
+    a, b = noise * 1.10, noise * 1.12  # of the same latents
+    value, (low, high) = frechet_difference(real, a, b, 0)
+    assert value == pytest.approx(frechet_distance(moments(real), moments(a)) - frechet_distance(moments(real), moments(b)))
+    of_a, of_b = (frechet_interval(real, each, frechet_distance(moments(real), moments(each)), 0) for each in (a, b))
+    assert low < high < 0 and of_a[1] > of_b[0]  # apart beyond doubt, which their own intervals do not show
+    assert frechet_difference(real, b, a, 0)[0] == -value
+    assert frechet_difference(real, a, b, 0) == (value, (low, high))
+    with pytest.raises(ValueError, match="1500 and 1499 samples cannot be paired"):
+        frechet_difference(real, a, b[1:], 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_difference_of_equally_good_models_has_zero_within(seed: int) -> None:
+    _, (low, high) = frechet_difference(*(cloud(800, 4, first + seed) for first in (10, 20, 30)), 0)
+    assert low < 0 < high
