@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -180,7 +180,9 @@ def preprocess(values: SimpleNamespace, paths: Paths) -> None:
         if labels:
             _write_labels(index, labels, directory)
         counts = {split: index["split"].to_pylist().count(split) for split in SPLITS}
-        write_manifest(directory, image_shape=list(how[0].shape), mode=base.mode, labels=labels, counts=counts)
+        write_manifest(
+            directory, image_shape=list(how[0].shape), mode=base.mode, labels=labels, counts=counts, rules=asdict(how[0])
+        )
         preprocess_report.write(report, directory, index, fates, section, base.mode)
     previous.keep(paths, previous.decoding_key(*how))
     reasons = "; ".join(f"{n} {reason}" for reason, n in fates.reasons().items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,12 @@ class Registry:
         """All version numbers, the oldest first."""
         found = self.tracker.client.search_model_versions(f"name = '{self.name}'", max_results=10_000)
         return [str(number) for number in sorted(int(version.version) for version in found)]
+
+    def facts(self, version: str) -> dict[str, str]:
+        """When a version was made (UTC), and what was decided about it."""
+        found = self.tracker.client.get_model_version(self.name, version)
+        made = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC).isoformat(timespec="seconds")
+        return {"made": made, "decision": found.tags.get("vaeline.decision", "")}
 
     def undecided(self) -> list[str]:
         """Versions that were made and never decided about."""

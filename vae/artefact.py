@@ -23,8 +23,10 @@ from vae.files import DamagedError, canonical_json, read_manifest, write_manifes
 from vae.images import to_model_range, to_uint8
 from vae.models import build
 from vae.models.base import VAE
+from vae.noise import step_noise
 from vae.samplers import SAMPLERS, Sampler
 from vae.samplers.by_class import ByClass
+from vae.validation import observed
 
 WEIGHTS, PRIOR, CONFIG = "model.safetensors", "prior.safetensors", "config.json"
 BATCH = 256
@@ -43,15 +45,15 @@ class Generator:
         self.device = next(model.parameters()).device
 
     def _of_each(
-        self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None, compute: Callable[[Tensor, Tensor | None], Tensor]
+        self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None, compute: Callable[[Tensor, Tensor | None, slice], Tensor]
     ) -> Tensor:
-        """``compute`` of all images in model range, a batch at a time."""
+        """``compute`` of all images in model range, a batch at a time: images, labels, and which rows they are."""
         images = torch.as_tensor(images_NHWC)
         if tuple(images.shape[1:]) != tuple(self.config.image_shape):
             raise ValueError(f"images are {tuple(images.shape[1:])}, the model takes {tuple(self.config.image_shape)} (H, W, C)")
 
         def of_rows(rows: slice) -> Tensor:
-            return compute(to_model_range(images[rows].to(self.device)), self._labels(label_N, rows))
+            return compute(to_model_range(images[rows].to(self.device)), self._labels(label_N, rows), rows)
 
         return shared(_batches(len(images)), of_rows).cpu()
 
@@ -91,7 +93,7 @@ class Generator:
     @torch.no_grad()
     def encode(self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Posterior mean and log-variance, each (N, D)."""
-        both_N2D = self._of_each(images_NHWC, label_N, lambda x_NCHW, labels: torch.cat(self.model.encode(x_NCHW, labels), 1))
+        both_N2D = self._of_each(images_NHWC, label_N, lambda x_NCHW, labels, _: torch.cat(self.model.encode(x_NCHW, labels), 1))
         mean_ND, logvar_ND = both_N2D.chunk(2, 1)
         return mean_ND.contiguous(), logvar_ND.contiguous()
 
@@ -100,10 +102,24 @@ class Generator:
         return self.decode(self.encode(images_NHWC, label_N)[0], label_N)
 
     @torch.no_grad()
+    def bound(self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None = None, seed: int = 0) -> Tensor:
+        """The beta = 1 bound of each image (N,), float64, in nats, by one posterior sample: f(image, place, seed).
+
+        How likely the model finds it: a low one is an image unlike those of the training.
+        """
+        noise_ND = step_noise(seed, 0, (len(images_NHWC), self.model.latent_dim), self.device)
+
+        def elbo_N(x_NCHW: Tensor, labels: Tensor | None, rows: slice) -> Tensor:
+            terms = self.model(observed(self.model, x_NCHW, seed, rows.start), noise_ND[rows], labels)
+            return -(terms.distortion_N.double() + terms.rate_ND.double().sum(1))
+
+        return self._of_each(images_NHWC, label_N, elbo_N)
+
+    @torch.no_grad()
     def rate_per_dim(self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None = None) -> Tensor:
         """Mean rate of each latent dimension over the images (D,), in nats; of a hierarchy along its means."""
 
-        def rate_ND(x_NCHW: Tensor, labels: Tensor | None) -> Tensor:
+        def rate_ND(x_NCHW: Tensor, labels: Tensor | None, rows: slice) -> Tensor:
             observed = self.model.observe(x_NCHW, labels)
             return self.model.infer(observed, observed[0].new_zeros(len(x_NCHW), self.model.latent_dim)).rate_ND()
 

@@ -1,0 +1,34 @@
+"""Entry point of ``vae``: the commands, and how each ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import typer
+
+from pipeline.console import set_up_logging
+from pipeline.stage import guarded
+
+app = typer.Typer(
+    help="What one does with a trained model: draw, reconstruct, score, promote, roll back.", no_args_is_help=True,
+    pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+
+
+def ended(name: str, work: Callable[[], None]) -> NoReturn:
+    """Do the work of a command: a failure is a line on standard error and an exit code, as a stage's is."""
+    set_up_logging(name)
+    sys.exit(guarded(name, work, debug=False))
+
+
+def main() -> None:
+    """Entry point."""
+    from pipeline.cli import doctor, models, registry
+
+    models.add_to(app)
+    app.command()(registry.compare)
+    app.add_typer(registry.app, name="registry")
+    doctor.add_to(app)
+    app()

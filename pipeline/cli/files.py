@@ -1,0 +1,109 @@
+"""Pictures in and out of the command line: files, folders, standard input; PNG grids, folders, animations, arrays.
+
+N images, H height, W width, C channels, all uint8.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.decode import RejectedError, Rules, decode
+from pipeline.errors import BadConfigError, BadDataError, InputMissingError
+from vae.artefact import Generator
+from vae.pictures import grid, shown
+
+STANDARD = "-"  # input or output
+FRAME_MILLISECONDS = 120
+ANIMATIONS = {".gif": "GIF", ".webp": "WEBP"}
+SUFFIXES = (".png", *ANIMATIONS, ".npz")
+FILE_NAMES = "{:05d}.png"
+
+
+def rules_of(generator: Generator) -> Rules:
+    """How the model's training made pixels of files."""
+    told = generator.contract.get("rules")
+    if told is None:
+        raise BadDataError("the model does not say how files become its pixels, an older commit made it: train it anew")
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+    return Rules(**values)
+
+
+def _listed(names: Sequence[str]) -> list[tuple[str, bytes]]:
+    """Name and content of every file that was named, of folders all in the order of their names."""
+    found = []
+    for name in names:
+        path = Path(name)
+        if name == STANDARD:
+            found.append(("standard input", sys.stdin.buffer.read()))
+        elif path.is_dir():
+            inside = sorted(each for each in path.rglob("*") if each.is_file() and not each.name.startswith("."))
+            found += [(str(each), each.read_bytes()) for each in inside]
+        elif path.is_file():
+            found.append((name, path.read_bytes()))
+        else:
+            raise InputMissingError(f"{name} does not exist: name pictures, folders of them, or {STANDARD} for standard input")
+    if not found:
+        raise InputMissingError(f"no file in {', '.join(names)}")
+    return found
+
+
+def read_images(names: Sequence[str], generator: Generator) -> tuple[list[str], np.ndarray]:
+    """The pictures as the model takes them (N, H, W, C), and their names; BadDataError with every one that is none."""
+    rules, told, pixels, problems = rules_of(generator), [], [], []
+    for name, content in _listed(names):
+        try:
+            picture, *_ = decode(content, rules)
+        except RejectedError as error:
+            problems.append(f"{name} cannot be used: {error.reason} ({error.detail})")
+            continue
+        told.append(name)
+        pixels.append(np.asarray(picture, np.uint8).reshape(rules.shape))
+    if problems:
+        raise BadDataError("\n".join(problems))
+    return told, np.stack(pixels)
+
+
+def check_output(out: str) -> None:
+    """BadConfigError where nothing can be written as ``out`` says, told before any work."""
+    suffix = Path(out).suffix.lower()
+    if out != STANDARD and suffix and suffix not in SUFFIXES:
+        raise BadConfigError(f"--out {out}: {suffix} is not written; use {', '.join(SUFFIXES)}, a folder, or {STANDARD}")
+
+
+def write_images(images_NHWC: np.ndarray, mode: str, out: str, columns: int) -> str:
+    """Write as ``out`` says; returns what was written, in words.
+
+    A PNG is a grid of ``columns``, of its own pixels; a GIF or WebP shows one image after the other; an .npz has the array
+    ``images``; anything else is a folder, of a PNG each; - is a PNG on standard output.
+    """
+    path, suffix = Path(out), Path(out).suffix.lower()
+    count = f"{len(images_NHWC)} image{'s' if len(images_NHWC) > 1 else ''}"
+    if out == STANDARD:
+        buffer = io.BytesIO()
+        grid(images_NHWC, columns, zoom=1, mode=mode).save(buffer, format="PNG")
+        sys.stdout.buffer.write(buffer.getvalue())
+        return f"{count} on standard output"
+    (path if not suffix else path.parent).mkdir(parents=True, exist_ok=True)
+    if suffix == ".png":
+        grid(images_NHWC, columns, zoom=1, mode=mode).save(path)
+    elif suffix == ".npz":
+        np.savez_compressed(path, images=images_NHWC)
+    else:
+        pictures = [Image.fromarray(each[..., 0] if each.shape[2] == 1 else each) for each in shown(images_NHWC, mode)]
+        if suffix in ANIMATIONS:
+            first, *rest = pictures
+            first.save(
+                path, format=ANIMATIONS[suffix], save_all=True, append_images=rest, duration=FRAME_MILLISECONDS, loop=0,
+                **({"lossless": True} if suffix == ".webp" else {}),
+            )  # fmt: skip
+        else:
+            for number, picture in enumerate(pictures):
+                picture.save(path / FILE_NAMES.format(number))
+    return f"{count}: {path}"

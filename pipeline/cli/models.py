@@ -1,0 +1,249 @@
+"""``vae sample``, ``reconstruct``, ``interpolate``, ``traverse``, ``encode``, ``decode``, ``score``. N images, D latents."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from pipeline.cli import reference
+from pipeline.cli.app import ended
+from pipeline.cli.files import STANDARD, check_output, read_images, write_images
+from pipeline.errors import BadConfigError, BadDataError, InputMissingError
+from pipeline.evaluate_pictures import between
+from pipeline.paths import Paths
+from pipeline.registry import CHAMPION
+from vae.artefact import Generator
+
+MOST_IMAGES = 100_000  # of one command
+COLUMNS = 8
+Model = Annotated[str, typer.Option("--model", "-m", help="a folder, models:/name@alias, models:/name/3, an alias, a version")]
+Out = Annotated[str, typer.Option("--out", "-o", help=".png (a grid), .gif or .webp (moving), .npz, a folder, or - (a PNG)")]
+Images = Annotated[list[str], typer.Argument(help="pictures, folders of them, or - for standard input")]
+Arrays = Annotated[str, typer.Option("--out", "-o", help=".npz: mean, log_variance, names")]
+Latents = Annotated[Path, typer.Argument(help=".npz with an array mean or latents (N, D)")]
+Seed = Annotated[int, typer.Option(help="the same seed gives the same pixels")]
+Label = Annotated[str | None, typer.Option(help="of this label (a model that was trained with fit.class_conditional)")]
+Json = Annotated[bool, typer.Option("--json", help="for a machine")]
+
+
+def _labels(generator: Generator, label: str | None, count: int) -> torch.Tensor | None:
+    """Class numbers of ``count`` images of one label; None where none is said."""
+    known = generator.contract.get("labels", []) if generator.config.classes else []
+    if label is None:
+        return None
+    if label not in known:
+        close = difflib.get_close_matches(label, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none, the model has no classes'}"
+        raise BadConfigError(f"--label: unknown label {label!r}; {hint}")
+    return torch.full((count,), known.index(label))
+
+
+def _needed(generator: Generator, label: str | None, count: int) -> torch.Tensor | None:
+    """Likewise, where a model with classes cannot do without."""
+    if generator.config.classes and label is None:
+        raise BadConfigError(
+            f"--label is needed: the model is told the label of every image ({', '.join(generator.contract['labels'])})"
+        )
+    return _labels(generator, label, count)
+
+
+def _mode(generator: Generator) -> str:
+    return generator.contract["mode"]
+
+
+def _written(called: str, generator: Generator, images_NHWC: np.ndarray, out: str, columns: int) -> None:
+    told = write_images(images_NHWC, _mode(generator), out, columns)
+    print(f"{called} drew {told}", file=sys.stderr)
+
+
+def sample(
+    n: Annotated[int, typer.Argument(help="images to draw")] = 64,
+    model: Model = CHAMPION,
+    seed: Seed = 0,
+    temperature: Annotated[float, typer.Option(help="below 1: nearer to the usual, less variety")] = 1.0,
+    label: Label = None,
+    out: Out = "samples.png",
+) -> None:
+    """Draw new images.
+
+    vae sample 64 --seed 3 -o faces.png · vae sample 1000 -o folder · vae sample 1 -o - | display
+    """
+
+    def work() -> None:
+        check_output(out)
+        if not 1 <= n <= MOST_IMAGES:
+            raise BadConfigError(f"n is {n}: 1 to {MOST_IMAGES} images are drawn at a time")
+        if not 0 <= temperature <= 100:
+            raise BadConfigError(f"--temperature is {temperature}: 0 (the mean) to 100")
+        called, generator = reference.load(model, Paths.here())
+        drawn = generator.sample(n, seed, temperature, _labels(generator, label, n))
+        _written(called, generator, drawn, out, COLUMNS)
+
+    ended("sample", work)
+
+
+def reconstruct(images: Images, model: Model = CHAMPION, label: Label = None, out: Out = "reconstructions.png") -> None:
+    """What the model makes of pictures: in a PNG each above its reconstruction, elsewhere the reconstructions.
+
+    vae reconstruct cat.jpg dog.png · cat cat.jpg | vae reconstruct - -o - > copy.png
+    """
+
+    def work() -> None:
+        check_output(out)
+        called, generator = reference.load(model, Paths.here())
+        _, pixels = read_images(images, generator)
+        copies = generator.reconstruct(pixels, _needed(generator, label, len(pixels)))
+        if out == STANDARD or Path(out).suffix.lower() == ".png":
+            columns = min(COLUMNS, len(pixels))
+            return _written(called, generator, _above(pixels, copies, columns), out, columns)
+        return _written(called, generator, copies, out, COLUMNS)
+
+    ended("reconstruct", work)
+
+
+def _above(upper_NHWC: np.ndarray, lower_NHWC: np.ndarray, columns: int) -> np.ndarray:
+    """Rows of the one above rows of the other; where a row is not full the rest is white."""
+    rest = np.full((-len(upper_NHWC) % columns, *upper_NHWC.shape[1:]), 255, np.uint8)
+    rows = [np.concatenate([images, rest]).reshape(-1, columns, *rest.shape[1:]) for images in (upper_NHWC, lower_NHWC)]
+    return np.stack(rows, 1).reshape(-1, *rest.shape[1:])
+
+
+def interpolate(
+    first: Annotated[str, typer.Argument(help="a picture")],
+    second: Annotated[str, typer.Argument(help="another one")],
+    steps: Annotated[int, typer.Option(help="pictures from one to the other, both included", min=2, max=1000)] = 9,
+    linear: Annotated[bool, typer.Option("--linear", help="straight, instead of along the great circle")] = False,
+    model: Model = CHAMPION,
+    label: Label = None,
+    out: Out = "interpolation.png",
+) -> None:
+    """The way from one picture to another.
+
+    vae interpolate cat.jpg dog.jpg --steps 24 -o way.gif
+    """
+
+    def work() -> None:
+        check_output(out)
+        called, generator = reference.load(model, Paths.here())
+        _, pixels = read_images([first, second], generator)
+        (a_D, b_D), _ = generator.encode(pixels, _needed(generator, label, 2))
+        straight_ND = a_D + torch.linspace(0, 1, steps)[:, None] * (b_D - a_D)
+        z_ND = straight_ND if linear else between(a_D, b_D, steps)
+        _written(called, generator, generator.decode(z_ND, _labels(generator, label, steps)), out, steps)
+
+    ended("interpolate", work)
+
+
+def traverse(
+    image: Annotated[str, typer.Argument(help="a picture to start from, or - for standard input")],
+    dimensions: Annotated[str, typer.Option(help="which latents, as 0,3,5; all where nothing is said")] = "",
+    steps: Annotated[int, typer.Option(help="pictures for each latent", min=2, max=1000)] = 9,
+    extent: Annotated[
+        float, typer.Option(help="from minus so many to plus so many prior standard deviations", min=0.01, max=100)
+    ] = 3.0,
+    model: Model = CHAMPION,
+    label: Label = None,
+    out: Out = "traversal.png",
+) -> None:
+    """One latent after the other moves, the others stay: a row each.
+
+    vae traverse cat.jpg --dimensions 0,4 --extent 2
+    """
+
+    def work() -> None:
+        check_output(out)
+        called, generator = reference.load(model, Paths.here())
+        latents = generator.model.latent_dim
+        chosen = [part.strip() for part in dimensions.split(",")] if dimensions else [str(d) for d in range(latents)]
+        wrong = [part for part in chosen if not part.isdecimal() or int(part) >= latents]
+        if wrong:
+            raise BadConfigError(f"--dimensions: {', '.join(wrong)} are none of the model's latents 0 to {latents - 1}")
+        _, pixels = read_images([image], generator)
+        (z_D,), _ = generator.encode(pixels, _needed(generator, label, 1))
+        z_ND = z_D.repeat(len(chosen) * steps, 1)
+        for row, part in enumerate(chosen):
+            z_ND[row * steps : (row + 1) * steps, int(part)] = torch.linspace(-extent, extent, steps)
+        _written(called, generator, generator.decode(z_ND, _labels(generator, label, len(z_ND))), out, steps)
+
+    ended("traverse", work)
+
+
+def encode(images: Images, model: Model = CHAMPION, label: Label = None, out: Arrays = "latents.npz") -> None:
+    """Pictures as latents.
+
+    vae encode photos/ -o latents.npz · then vae decode latents.npz
+    """
+
+    def work() -> None:
+        if Path(out).suffix.lower() != ".npz":
+            raise BadConfigError(f"--out {out}: latents are written as .npz")
+        called, generator = reference.load(model, Paths.here())
+        names, pixels = read_images(images, generator)
+        mean_ND, log_variance_ND = generator.encode(pixels, _needed(generator, label, len(pixels)))
+        np.savez_compressed(out, mean=mean_ND.numpy(), log_variance=log_variance_ND.numpy(), names=np.array(names))
+        print(f"{called} encoded {len(names)} images: {out}", file=sys.stderr)
+
+    ended("encode", work)
+
+
+def decode(latents: Latents, model: Model = CHAMPION, label: Label = None, out: Out = "decoded.png") -> None:
+    """Latents as pictures.
+
+    vae decode latents.npz -o folder
+    """
+
+    def work() -> None:
+        check_output(out)
+        called, generator = reference.load(model, Paths.here())
+        z_ND = _latents(latents, generator.model.latent_dim)
+        _written(called, generator, generator.decode(z_ND, _needed(generator, label, len(z_ND))), out, COLUMNS)
+
+    ended("decode", work)
+
+
+def _latents(path: Path, latent_dim: int) -> torch.Tensor:
+    if not path.is_file():
+        raise InputMissingError(f"{path} does not exist: `vae encode` writes such a file")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            name = next((name for name in ("latents", "mean") if name in stored), "")
+            z_ND = np.asarray(stored[name], np.float32) if name else np.zeros(0)
+    except (ValueError, OSError) as error:
+        raise BadDataError(f"{path} is no .npz of numbers ({' '.join(str(error).split())[:120]})") from None
+    if z_ND.ndim != 2 or z_ND.shape[1] != latent_dim or not 1 <= len(z_ND) <= MOST_IMAGES or not np.isfinite(z_ND).all():
+        raise BadDataError(
+            f"{path} holds no finite array mean or latents of (1 to {MOST_IMAGES}, {latent_dim}), but {z_ND.shape}"
+        )
+    return torch.from_numpy(z_ND)
+
+
+def score(images: Images, model: Model = CHAMPION, label: Label = None, seed: Seed = 0, as_json: Json = False) -> None:
+    """How likely the model finds each picture: its bound in nats, the least likely first. Low ones are unlike the training images.
+
+    vae score incoming/ --json
+    """
+
+    def work() -> None:
+        _, generator = reference.load(model, Paths.here())
+        names, pixels = read_images(images, generator)
+        bound_N = generator.bound(pixels, _needed(generator, label, len(pixels)), seed).tolist()
+        ranked = sorted(zip(bound_N, names, strict=True))
+        if as_json:
+            print(json.dumps([{"image": name, "elbo_nats": value} for value, name in ranked]))
+        else:
+            print("\n".join(f"{value:12.2f}  {name}" for value, name in ranked))
+
+    ended("score", work)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the functions of this file commands."""
+    for command in (sample, reconstruct, interpolate, traverse, encode, decode, score):
+        app.command()(command)
