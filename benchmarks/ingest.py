@@ -32,12 +32,12 @@ from PIL import Image
 from benchmarks.rows import REAL, ROOT, Row, measure
 from pipeline import params
 from pipeline.cluster import connected, load_profile
-from pipeline.decode import Rules
 from pipeline.duplicates import groups, near_pairs, perceptual_hash
 from pipeline.ingest import BLOCK_FILES, Task, decode_on_ray
 from pipeline.measures import Filters, luminance
 from pipeline.paths import Paths
 from vae.data import ShardWriter
+from vae.decode import Rules
 
 ROUNDS = 5
 RULES = Rules(32, 32, "RGB", "crop", "lanczos", (255, 255, 255), 8, 20.0, 10**8)

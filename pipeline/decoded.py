@@ -13,13 +13,13 @@ import pyarrow as pa
 from pipeline import previous
 from pipeline.cluster import connected, load_profile
 from pipeline.console import progress
-from pipeline.decode import Rules
 from pipeline.fates import Fates
 from pipeline.ingest import Block, Task, block_files, decode_here, decode_on_ray
 from pipeline.measures import Filters
 from pipeline.paths import Paths
 from pipeline.raw import ARCHIVE_NAME
 from vae.data import ImageShards, ShardWriter
+from vae.decode import Rules
 
 # Ray takes some seconds to start; below this estimate of the work for one processor it costs more than it saves.
 RAY_FROM_SECONDS, FILES_PER_SECOND, BYTES_PER_SECOND = 20.0, 10_000, 50e6

@@ -13,25 +13,13 @@ from pipeline.plots import draw_labelled, draw_rates
 from vae.artefact import Generator
 from vae.data import ImageShards
 from vae.pictures import grid, save_png
+from vae.use import between
 
 SAMPLES, PAIRS, STEPS = 64, 8, 9
 MOST_CLASSES, SAMPLES_OF_CLASS = 32, 16
 MOST_TRAVERSED = 16  # dimensions on the picture
 SEEN_IMAGES = 2000  # tell which dimensions are busy, and where
 TRAVERSED_QUANTILES = (0.02, 0.98)
-
-
-def between(a_D: torch.Tensor, b_D: torch.Tensor, steps: int) -> torch.Tensor:
-    """Points from a to b along the great circle, lengths interpolated: stays where the prior has its mass (White 2016)."""
-    t, length_a, length_b = torch.linspace(0, 1, steps)[:, None], a_D.norm(), b_D.norm()
-    if min(length_a, length_b) < 1e-6:
-        return a_D + t * (b_D - a_D)
-    unit_a, unit_b = a_D / length_a, b_D / length_b
-    angle = torch.acos(torch.dot(unit_a, unit_b).clamp(-1, 1))
-    if torch.sin(angle) < 1e-4:  # the same or the opposite direction: no circle, or too many
-        return a_D + t * (b_D - a_D)
-    direction = (torch.sin((1 - t) * angle) * unit_a + torch.sin(t * angle) * unit_b) / torch.sin(angle)
-    return direction * ((1 - t) * length_a + t * length_b)
 
 
 def _classes(generator: Generator, seed: int, mode: str, path: Path) -> None:

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.decode import RejectedError, Rules, decode
 from pipeline.duplicates import perceptual_hash
 from pipeline.measures import Filters, luminance, measure, reasons
+from vae.decode import RejectedError, Rules, decode
 
 BLOCK_FILES, BLOCK_BYTES = 1024, 32 * 2**20  # at most, of files and of their pixels
 MAX_FILE_BYTES = 512 * 2**20

@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import preprocess_report, previous, stage
-from pipeline.decode import Rules
 from pipeline.decoded import decoded
 from pipeline.duplicates import groups, near_pairs
 from pipeline.errors import BadDataError
@@ -29,6 +28,7 @@ from pipeline.raw import read_failures, read_files
 from pipeline.sections import image_shape
 from pipeline.split import SPLITS, assign, common_root, official_and_label
 from vae.data import ImageShards, ShardWriter, save_labels
+from vae.decode import Rules
 from vae.files import read_manifest, replaced_directory, write_manifest
 
 PARAMS = ("base.image_size", "base.mode", "preprocess")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -21,22 +22,25 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from pipeline.decode import Rules
+from pipeline import duplicates, measures
 from pipeline.fates import LABEL_MISSING
 from pipeline.measures import Filters
 from pipeline.paths import INDEX, REJECTED, Paths
+from vae import decode
 from vae.data import ImageShards
+from vae.decode import Rules
 from vae.files import DamagedError, read_manifest, sha256_file
 
 KEY = "decoded-by"
 FOLDER = "preprocessed"
-CODE = ("decode.py", "measures.py", "duplicates.py")  # what decides the pixels of a file, beside the rules and the libraries
+# What decides the pixels of a file, beside the rules and the libraries.
+CODE = tuple(inspect.getfile(module) for module in (decode, measures, duplicates))
 log = logging.getLogger("pipeline.preprocess")
 
 
 def decoding_key(rules: Rules, filters: Filters) -> str:
     """A name for this way of decoding: under the same one, the same file gives the same pixels or the same reason."""
-    code = [sha256_file(Path(__file__).with_name(name)) for name in CODE]
+    code = [sha256_file(Path(file)) for file in CODE]
     described = [asdict(rules), asdict(filters), code, PIL.__version__, np.__version__]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 

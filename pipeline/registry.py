@@ -44,12 +44,21 @@ class Registry:
         import mlflow
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+        from mlflow.types.schema import Array
 
-        label = [ColSpec(DataType.string, "label", required=False)] if generator.config.classes else []
+        texts = ["image", "other"] + (["label"] if generator.config.classes else [])  # every column is of some operations only
+        columns = [ColSpec(DataType.long, name, required=False) for name in ("n", "seed")]
+        columns += [ColSpec(DataType.string, name, required=False) for name in texts]
+        columns += [ColSpec(Array(DataType.double), "latents", required=False)]
+        operation = [
+            ParamSpec("op", DataType.string, "sample"), ParamSpec("temperature", DataType.double, 1.0),
+            ParamSpec("steps", DataType.long, 9), ParamSpec("extent", DataType.double, 3.0),
+            ParamSpec("linear", DataType.boolean, False), ParamSpec("png", DataType.boolean, False),
+        ]  # fmt: skip
         signature = ModelSignature(
-            inputs=Schema([ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed"), *label]),
+            inputs=Schema([*columns]),
             outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *generator.config.image_shape))]),
-            params=ParamSchema([ParamSpec("temperature", DataType.double, 1.0)]),
+            params=ParamSchema(operation),
         )
         with mlflow.start_run(run_id=run_id):
             info = mlflow.pyfunc.log_model(

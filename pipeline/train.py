@@ -109,7 +109,7 @@ def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
     contract = {
         "mode": facts["mode"],
         "image_shape": facts["image_shape"],
-        "rules": facts["rules"],  # how a file becomes pixels: pipeline/decode.py
+        "rules": facts["rules"],  # how a file becomes pixels: vae/decode.py
         "data_manifest": sha256_file(paths.processed / MANIFEST),
         "labels": facts["labels"] if job.model.classes else [],
     }

@@ -9,30 +9,20 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pipeline.decode import RejectedError, Rules, decode
 from pipeline.errors import BadConfigError, BadDataError, InputMissingError
 from vae.artefact import Generator
 from vae.pictures import grid, shown
+from vae.use import pixels_of
 
 STANDARD = "-"  # input or output
 FRAME_MILLISECONDS = 120
 ANIMATIONS = {".gif": "GIF", ".webp": "WEBP"}
 SUFFIXES = (".png", *ANIMATIONS, ".npz")
 FILE_NAMES = "{:05d}.png"
-
-
-def rules_of(generator: Generator) -> Rules:
-    """How the model's training made pixels of files."""
-    told = generator.contract.get("rules")
-    if told is None:
-        raise BadDataError("the model does not say how files become its pixels, an older commit made it: train it anew")
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
-    return Rules(**values)
 
 
 def _listed(names: Sequence[str]) -> list[tuple[str, bytes]]:
@@ -56,15 +46,13 @@ def _listed(names: Sequence[str]) -> list[tuple[str, bytes]]:
 
 def read_images(names: Sequence[str], generator: Generator) -> tuple[list[str], np.ndarray]:
     """The pictures as the model takes them (N, H, W, C), and their names; BadDataError with every one that is none."""
-    rules, told, pixels, problems = rules_of(generator), [], [], []
+    told, pixels, problems = [], [], []
     for name, content in _listed(names):
         try:
-            picture, *_ = decode(content, rules)
-        except RejectedError as error:
-            problems.append(f"{name} cannot be used: {error.reason} ({error.detail})")
-            continue
-        told.append(name)
-        pixels.append(np.asarray(picture, np.uint8).reshape(rules.shape))
+            pixels.append(pixels_of(content, generator))
+            told.append(name)
+        except ValueError as error:
+            problems.append(f"{name} cannot be used: {error}")
     if problems:
         raise BadDataError("\n".join(problems))
     return told, np.stack(pixels)

@@ -16,10 +16,10 @@ from pipeline.cli import reference
 from pipeline.cli.app import ended
 from pipeline.cli.files import STANDARD, check_output, read_images, write_images
 from pipeline.errors import BadConfigError, BadDataError, InputMissingError
-from pipeline.evaluate_pictures import between
 from pipeline.paths import Paths
 from pipeline.registry import CHAMPION
 from vae.artefact import Generator
+from vae.use import interpolation, traversal
 
 MOST_IMAGES = 100_000  # of one command
 COLUMNS = 8
@@ -134,8 +134,7 @@ def interpolate(
         called, generator = reference.load(model, Paths.here())
         _, pixels = read_images([first, second], generator)
         (a_D, b_D), _ = generator.encode(pixels, _needed(generator, label, 2))
-        straight_ND = a_D + torch.linspace(0, 1, steps)[:, None] * (b_D - a_D)
-        z_ND = straight_ND if linear else between(a_D, b_D, steps)
+        z_ND = interpolation(a_D, b_D, steps, linear)
         _written(called, generator, generator.decode(z_ND, _labels(generator, label, steps)), out, steps)
 
     ended("interpolate", work)
@@ -167,9 +166,7 @@ def traverse(
             raise BadConfigError(f"--dimensions: {', '.join(wrong)} are none of the model's latents 0 to {latents - 1}")
         _, pixels = read_images([image], generator)
         (z_D,), _ = generator.encode(pixels, _needed(generator, label, 1))
-        z_ND = z_D.repeat(len(chosen) * steps, 1)
-        for row, part in enumerate(chosen):
-            z_ND[row * steps : (row + 1) * steps, int(part)] = torch.linspace(-extent, extent, steps)
+        z_ND = traversal(z_D, [int(part) for part in chosen], steps, extent)
         _written(called, generator, generator.decode(z_ND, _labels(generator, label, len(z_ND))), out, steps)
 
     ended("traverse", work)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from workspace import Workspace, one_line
+from workspace import Workspace, free_port, one_line
 
 STAGES = ("download", "preprocess", "augment", "extractor", "tune", "train", "evaluate", "register", "report")
 METRICS = ("elbo_nats", "nll_nats", "bits_per_dim", "fcd", "psnr_db", "active_units")
@@ -111,6 +119,13 @@ a, b, c = model.predict(ask), model.predict(ask), model.predict(pd.DataFrame({"n
 assert a.shape == (16, 16, 16, 3) and a.dtype == np.uint8
 assert (a == b).all() and (a != c).any()
 cold = model.predict(pd.DataFrame({"n": [2], "seed": [0]}), params={"temperature": 0.0})
+texts = model.predict(ask, params={"png": True})
+copies = model.predict(pd.DataFrame({"image": texts}), params={"op": "reconstruct"})
+assert copies.shape == a.shape and len(model.predict(pd.DataFrame({"image": texts}), params={"op": "score"})) == 16
+way = model.predict(pd.DataFrame({"image": texts[:1], "other": texts[1:2]}), params={"op": "interpolate", "steps": 5})
+assert abs(way[[0, 4]].astype(int) - copies[:2]).max() <= 1
+z = model.predict(pd.DataFrame({"image": texts[:2]}), params={"op": "encode"})
+assert (model.predict(pd.DataFrame({"latents": z.astype(float).tolist()}), params={"op": "decode"}) == copies[:2]).all()
 np.save(sys.argv[2], a)
 """
     target = tmp_path / "drawn.npy"
@@ -118,6 +133,54 @@ np.save(sys.argv[2], a)
     result = Workspace.run(done, sys.executable, "-c", code, f"sqlite:///{done.root / 'mlflow.db'}", str(target), **environment)
     assert result.returncode == 0, result.stderr
     assert np.load(target).std() > 1
+
+
+@pytest.mark.slow
+def test_model_is_served_by_mlflow_and_answers_the_documented_requests(done: Workspace) -> None:
+    port, log = free_port(), done.root / "serve.log"
+    command = [
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        "models:/sprites@champion",
+        "--env-manager",
+        "local",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+    ]
+    environment = done._environment({"MLFLOW_TRACKING_URI": f"sqlite:///{done.root / 'mlflow.db'}"})
+    with log.open("w") as stream:
+        process = subprocess.Popen(command, cwd=done.root, env=environment, stdout=stream, stderr=stream, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+
+        def asked(rows: list[dict], **params: object) -> list:
+            body = json.dumps({"dataframe_records": rows, "params": params}).encode()
+            request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)["predictions"]
+
+        texts = asked([{"n": 2, "seed": 0}], png=True)
+        assert [Image.open(io.BytesIO(base64.b64decode(text))).size for text in texts] == [(16, 16)] * 2
+        assert np.array(asked([{"image": text} for text in texts], op="reconstruct")).shape == (2, 16, 16, 3)
+        assert np.isfinite(asked([{"image": text} for text in texts], op="score")).all()
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            asked([{"n": 10**9, "seed": 0}])
+        assert caught.value.code == 400
+        assert len(asked([{"n": 1, "seed": 0}])) == 1  # it is still there
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
 
 
 def test_no_file_of_the_registered_model_is_a_pickle(done: Workspace) -> None:

@@ -17,11 +17,11 @@ from typer.testing import CliRunner, Result
 from pipeline import ledger
 from pipeline.cli import doctor, models, registry
 from pipeline.cli.app import app
-from pipeline.decode import Rules
 from pipeline.paths import Paths
 from pipeline.registry import Registry
 from pipeline.tracking import Tracker
 from vae.artefact import Generator, load_artefact, save_artefact
+from vae.decode import Rules
 from vae.models import build
 from vae.samplers import fit_prior
 

@@ -15,7 +15,6 @@ from configs import model_config
 from pipeline import scores
 from pipeline.assessment import _latent_scores, _likelihood, protocol
 from pipeline.errors import BadConfigError, BadDataError
-from pipeline.evaluate_pictures import between
 from pipeline.scores import Featured, aggregate_scores, feature_scores, fid_scores, inception
 from vae import artefact
 from vae.data import ImageShards, ShardWriter
@@ -26,6 +25,7 @@ from vae.metrics.inception import FEATURE_DIM
 from vae.metrics.kernel import kernel_distance
 from vae.metrics.manifold import density_and_coverage
 from vae.models import build
+from vae.use import between
 from vae.validation import bound, image_terms
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from pipeline import ingest
 from pipeline.cluster import connected, load_profile
-from pipeline.decode import Rules
 from pipeline.ingest import Block, Task, decode_block, decode_here, decode_on_ray
 from pipeline.measures import Filters
+from vae.decode import Rules
 
 RULES = Rules(8, 8, "RGB", "crop", "lanczos", (255, 255, 255), 4, 20.0, 10**6)
 OPEN = Filters(0, 0, 0, 255)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from pipeline import decode as module
-from pipeline.decode import RejectedError, Rules
+from vae import decode as module
+from vae.decode import RejectedError, Rules
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 

@@ -1,0 +1,131 @@
+"""pyfunc: every operation of a registered model against the generator itself, and requests that cannot be met."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from configs import model_config, prior_config
+from PIL import Image
+
+from pipeline.pyfunc import MOST_BYTES, OPERATIONS, VaePyfunc
+from vae.artefact import save_artefact
+from vae.decode import Rules
+from vae.models import build
+from vae.samplers import fit_prior
+from vae.use import interpolation, traversal
+
+RULES = Rules(height=8, width=8, mode="L", fit="crop", filter="lanczos", background=(255, 255, 255), min_side_pixels=4,
+              max_aspect_ratio=5.0, max_pixels=10_000)  # fmt: skip
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
+
+
+def text(image: np.ndarray, form: str = "PNG") -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0]).save(buffer, format=form)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def served(folder, classes: int = 0) -> VaePyfunc:
+    config = model_config(latent_dim=3, classes=classes)
+    torch.manual_seed(0)
+    model, labels = build(config).eval(), torch.arange(60) % classes if classes else None
+    pixels = np.random.default_rng(1).integers(0, 256, (60, 8, 8, 1)).astype(np.uint8)
+    folder.mkdir()
+    contract = {"mode": "L", "image_shape": [8, 8, 1], "labels": ["ape", "bee"][:classes], "rules": asdict(RULES)}
+    save_artefact(folder, model, config, fit_prior(model, pixels, prior_config(name="normal"), 0, labels), contract)
+    found = VaePyfunc()
+    found.load_context(SimpleNamespace(artifacts={"model": str(folder)}))
+    return found
+
+
+@pytest.fixture
+def model(tmp_path) -> VaePyfunc:
+    return served(tmp_path / "m")
+
+
+ROWS = pd.DataFrame({"image": [text(image) for image in IMAGES[:3]], "other": [text(image) for image in IMAGES[2:]]})
+
+
+def ask(model: VaePyfunc, rows: pd.DataFrame, **params: object) -> np.ndarray:
+    return model.predict(None, rows, params)
+
+
+def test_each_operation_is_what_the_generator_says(model):
+    generator = model.generator
+    first_ND, second_ND = (generator.encode(images)[0] for images in (IMAGES[:3], IMAGES[2:]))
+    expected = {
+        "reconstruct": generator.reconstruct(IMAGES[:3]), "encode": first_ND.numpy(), "score": generator.bound(IMAGES[:3]).numpy(),
+        "interpolate": generator.decode(torch.cat([interpolation(a, b, 4, False) for a, b in zip(first_ND, second_ND, strict=True)])),
+        "traverse": generator.decode(torch.cat([traversal(z_D, [0, 1, 2], 4, 2.0) for z_D in first_ND])),
+    }  # fmt: skip
+    for op, values in expected.items():
+        np.testing.assert_array_equal(ask(model, ROWS, op=op, steps=4, extent=2.0), values, err_msg=op)
+    np.testing.assert_array_equal(
+        ask(model, pd.DataFrame({"latents": first_ND.tolist()}), op="decode"), generator.decode(first_ND)
+    )
+    draws = pd.DataFrame({"n": [2, 3], "seed": [7, 8]})
+    both = np.concatenate([generator.sample(2, 7), generator.sample(3, 8)])
+    np.testing.assert_array_equal(ask(model, draws), both)
+    assert {*expected, "decode", "sample"} == set(OPERATIONS)
+    straight = ask(model, ROWS, op="interpolate", steps=4, linear=True)
+    assert straight.shape == (12, 8, 8, 1) and (straight != expected["interpolate"]).any()
+
+
+def test_pictures_go_out_as_texts_that_are_the_same_pixels(model):
+    arrays, texts = ask(model, ROWS, op="reconstruct"), ask(model, ROWS, op="reconstruct", png=True)
+    for array, written in zip(arrays, texts, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(written)))), array[..., 0])
+
+
+def test_label_is_part_of_every_row_of_a_model_with_classes(tmp_path):
+    model = served(tmp_path / "k", classes=2)
+    rows = ROWS.assign(label=["ape", "bee", "ape"])
+    numbers = torch.tensor([0, 1, 0])
+    np.testing.assert_array_equal(ask(model, rows, op="reconstruct"), model.generator.reconstruct(IMAGES[:3], numbers))
+    for op in ("reconstruct", "interpolate", "traverse", "encode", "score"):
+        assert len(ask(model, rows, op=op)) > 0
+        with pytest.raises(ValueError, match=f"{op} needs a column 'label'"):
+            ask(model, ROWS, op=op)
+    with pytest.raises(ValueError, match="unknown label 'bea': did you mean 'bee'"):
+        ask(model, rows.assign(label="bea"), op="encode")
+
+
+BOMB = base64.b64encode(b"P5 30000 30000 255\n").decode()
+
+
+@pytest.mark.parametrize(
+    ("rows", "params", "words"),
+    [
+        ({"n": [1], "seed": [0]}, {"op": "smaple"}, "unknown op 'smaple': did you mean 'sample'"),
+        ({"n": [1]}, {}, "sample needs a column 'seed'"),
+        ({"n": [0], "seed": [0]}, {}, "n must be at least 1"),
+        ({"n": [10**9], "seed": [0]}, {}, "at most 100000 in all"),
+        ({"n": [60_000, 60_000], "seed": [0, 1]}, {}, "at most 100000 in all"),
+        ({"n": [1], "seed": [0]}, {"temperature": -0.1}, "temperature -0.1 is not within"),
+        ({"n": [1], "seed": [0], "label": ["ape"]}, {}, "none: the model has no classes"),
+        ({"n": [], "seed": []}, {}, "no rows"),
+        ({}, {"op": "encode"}, "no rows"),
+        ({"image": ["?"]}, {"op": "encode"}, "image of row 0: the picture is no base64 text"),
+        ({"image": [""]}, {"op": "encode"}, "image of row 0: empty_file"),
+        ({"image": [text(IMAGES[0]), base64.b64encode(b"x").decode()]}, {"op": "score"}, "image of row 1: not_an_image"),
+        ({"image": [BOMB]}, {"op": "reconstruct"}, "too_many_pixels"),
+        ({"image": ["A" * (2 * MOST_BYTES)]}, {"op": "reconstruct"}, f"more than {MOST_BYTES} bytes"),
+        ({"image": [text(IMAGES[0])]}, {"op": "interpolate"}, "needs a column 'other'"),
+        ({"image": [text(IMAGES[0])]}, {"op": "traverse", "steps": 1}, "steps is 1"),
+        ({"image": [text(IMAGES[0])]}, {"op": "traverse", "steps": 10**8}, "1 to 100000 images in all"),
+        ({"image": [text(IMAGES[0])]}, {"op": "traverse", "extent": 0.0}, "extent is 0.0"),
+        ({"latents": [[0.0, 1.0]]}, {"op": "decode"}, "latents of a row are 3 numbers, got [2]"),
+        ({"latents": [[0.0, 1.0, float("inf")]]}, {"op": "decode"}, "latents must be finite"),
+    ],
+)
+def test_request_that_cannot_be_met_is_a_sentence(model, rows, params, words):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        ask(model, pd.DataFrame(rows), **params)
+    assert words in str(caught.value) and "\n" not in str(caught.value)

@@ -1,0 +1,80 @@
+"""What one asks of a trained model beside samples: ways between images and along latents. D latents, S steps."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vae.artefact import Generator
+from vae.decode import RejectedError, Rules, decode
+from vae.pictures import shown
+
+
+def between(a_D: Tensor, b_D: Tensor, steps: int) -> Tensor:
+    """Points from a to b along the great circle, lengths interpolated: stays where the prior has its mass (White 2016)."""
+    t, length_a, length_b = torch.linspace(0, 1, steps)[:, None], a_D.norm(), b_D.norm()
+    if min(length_a, length_b) < 1e-6:
+        return a_D + t * (b_D - a_D)
+    unit_a, unit_b = a_D / length_a, b_D / length_b
+    angle = torch.acos(torch.dot(unit_a, unit_b).clamp(-1, 1))
+    if torch.sin(angle) < 1e-4:  # the same or the opposite direction: no circle, or too many
+        return a_D + t * (b_D - a_D)
+    direction = (torch.sin((1 - t) * angle) * unit_a + torch.sin(t * angle) * unit_b) / torch.sin(angle)
+    return direction * ((1 - t) * length_a + t * length_b)
+
+
+def interpolation(a_D: Tensor, b_D: Tensor, steps: int, linear: bool) -> Tensor:
+    """Latents (S, D) from a to b, both included: along the great circle, or straight."""
+    return a_D + torch.linspace(0, 1, steps)[:, None] * (b_D - a_D) if linear else between(a_D, b_D, steps)
+
+
+def traversal(z_D: Tensor, dimensions: list[int], steps: int, extent: float) -> Tensor:
+    """Latents (len(dimensions) * S, D): one dimension after the other from -extent to extent, the others as in ``z_D``."""
+    z_ND = z_D.repeat(len(dimensions) * steps, 1)
+    for row, dimension in enumerate(dimensions):
+        z_ND[row * steps : (row + 1) * steps, dimension] = torch.linspace(-extent, extent, steps)
+    return z_ND
+
+
+def rules_of(generator: Generator) -> Rules:
+    """How the model's training made pixels of files; ValueError where its artefact does not say."""
+    told = generator.contract.get("rules")
+    if told is None:
+        raise ValueError("the model does not say how files become its pixels, an older commit made it: train it anew")
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+    return Rules(**values)
+
+
+def pixels_of(content: bytes, generator: Generator) -> np.ndarray:
+    """A picture's file as the model takes it (H, W, C), uint8; ValueError with the reason where it is none."""
+    rules = rules_of(generator)
+    try:
+        picture, *_ = decode(content, rules)
+    except RejectedError as error:
+        raise ValueError(f"{error.reason} ({error.detail})") from None
+    return np.asarray(picture, np.uint8).reshape(rules.shape)
+
+
+def from_base64(text: str, most_bytes: int) -> bytes:
+    """What a base64 text holds; ValueError where it is none, or holds more than ``most_bytes``."""
+    if len(text) > 4 * -(-most_bytes // 3):
+        raise ValueError(f"the picture has more than {most_bytes} bytes")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("the picture is no base64 text") from None
+
+
+def to_base64_png(image_HWC: np.ndarray, mode: str) -> str:
+    """An image as a screen shows it, as the base64 text of a PNG."""
+    (seen,) = shown(image_HWC[None], mode)
+    buffer = io.BytesIO()
+    Image.fromarray(seen[..., 0] if seen.shape[2] == 1 else seen).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
