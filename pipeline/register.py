@@ -6,8 +6,11 @@ history.jsonl}. The rule is in pipeline/promotion.py, the lock and the history i
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import json
 import logging
+import platform
 import shutil
 import subprocess
 from dataclasses import asdict
@@ -35,6 +38,8 @@ from vae.files import (
 )
 
 PARAMS = ("base.seed", "evaluate", "register")
+TAG = "vaeline."  # before the names of a version's own tags
+ENVIRONMENT = "environment.txt"
 log = logging.getLogger("pipeline.register")
 
 
@@ -44,18 +49,29 @@ def _git(paths: Paths, *arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
+def _installed() -> str:
+    """Every package of this environment with its version, a line each."""
+    found = {f"{each.metadata['Name']}=={each.version}" for each in importlib.metadata.distributions()}
+    return "\n".join(sorted(found, key=str.lower)) + "\n"
+
+
 def lineage(paths: Paths) -> dict[str, str]:
-    """Where a version came from: the hashes of its data, parameters and files, and the commit of the code."""
+    """Where a version came from: the hashes of its data, parameters and files, the commit of the code, and the environment."""
     dirty = [line for line in _git(paths, "status", "--porcelain").splitlines() if not line.endswith("dvc.lock")]
-    return {
-        "vaeline.git_commit": _git(paths, "rev-parse", "HEAD") or "unknown",
-        "vaeline.git_dirty": str(bool(dirty)).lower(),
-        "vaeline.params_sha256": sha256_file(paths.params),
-        "vaeline.data_manifest_sha256": sha256_file(paths.processed / MANIFEST),
-        "vaeline.extractor_manifest_sha256": sha256_file(paths.extractor / MANIFEST),
-        "vaeline.model_manifest_sha256": sha256_file(paths.model / MANIFEST),
-        "vaeline.torch": torch.__version__,
+    told = {
+        "git_commit": _git(paths, "rev-parse", "HEAD") or "unknown",
+        "git_dirty": str(bool(dirty)).lower(),
+        "params_sha256": sha256_file(paths.params),
+        "data_manifest_sha256": sha256_file(paths.processed / MANIFEST),
+        "extractor_manifest_sha256": sha256_file(paths.extractor / MANIFEST),
+        "model_manifest_sha256": sha256_file(paths.model / MANIFEST),
+        "environment_sha256": hashlib.sha256(_installed().encode()).hexdigest(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
     }
+    if (paths.evaluate_report / PROTOCOL).exists():
+        told["protocol_sha256"] = sha256_file(paths.evaluate_report / PROTOCOL)
+    return {TAG + name: value for name, value in told.items()}
 
 
 def _decided(values: SimpleNamespace, paths: Paths, registry: Registry, generator: Generator, version: str) -> dict[str, Any]:
@@ -116,6 +132,8 @@ def register(values: SimpleNamespace, paths: Paths) -> None:
         write_text(report / HISTORY, "".join(json.dumps(each, sort_keys=True) + "\n" for each in history))
         for name in (METRICS, INTERVALS, PROTOCOL):
             shutil.copy(paths.evaluate_report / name, report / name)
+        shutil.copy(paths.params, report)
+        write_text(report / ENVIRONMENT, _installed())
         tracker.artifacts(run_id, report, registry.place(version))
     word = "is now" if record["promoted"] else "is not"
     log.info("%s version %s %s the %s: %s", values.register.name, version, word, CHAMPION, record["reason"])

@@ -151,13 +151,21 @@ class Registry:
         """Where its run keeps what belongs to a version: a run whose model is evaluated anew may have several."""
         return f"register/{version}"
 
+    def tags(self, version: str) -> dict[str, str]:
+        """The tags of a version, which exists."""
+        return dict(self.tracker.client.get_model_version(self.name, version).tags)
+
     def told(self, version: str, file: str) -> dict[str, Any]:
         """A JSON file that stage register left with the version; InputMissingError where an older commit left none."""
+        return json.loads(self.text(version, file))
+
+    def text(self, version: str, file: str) -> str:
+        """Likewise, any file."""
         import mlflow
 
         run_id = self.tracker.client.get_model_version(self.name, version).run_id
         try:
-            return json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/{self.place(version)}/{file}"))
+            return mlflow.artifacts.load_text(f"runs:/{run_id}/{self.place(version)}/{file}")
         except (mlflow.exceptions.MlflowException, OSError):
             raise InputMissingError(
                 f"version {version} of models:/{self.name} has no {file}: an older commit registered it, evaluate it anew"

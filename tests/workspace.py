@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline import params
 
 ROOT = Path(__file__).resolve().parent.parent
-CODE = ("pipeline", "vae", "infra", "params.yaml", "dvc.yaml", ".dvc/config", ".dvcignore", ".gitignore")
+CODE = ("pipeline", "vae", "infra", "params.yaml", "dvc.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
 
 # A pipeline of seconds: every stage does its real work on little data.
 TINY = {

@@ -39,12 +39,14 @@ def test_lineage_names_data_parameters_model_extractor_and_code(filled):
         "vaeline.data_manifest_sha256",
         "vaeline.extractor_manifest_sha256",
         "vaeline.model_manifest_sha256",
+        "vaeline.environment_sha256",
+        "vaeline.python",
         "vaeline.torch",
     }
     assert all(isinstance(value, str) and value for value in tags.values())
     assert tags["vaeline.params_sha256"] == sha256_file(filled.paths.params)
     assert tags["vaeline.data_manifest_sha256"] == sha256_file(filled.paths.processed / "MANIFEST.json")
-    assert len({value for name, value in tags.items() if name.endswith("sha256")}) == 4
+    assert len({value for name, value in tags.items() if name.endswith("sha256")}) == 5
 
 
 def test_lineage_outside_a_repository_says_unknown(filled):
