@@ -16,11 +16,10 @@ LEAST_FOR_CONTOUR = 4
 SHADES = "viridis_r"
 
 
-def _contour(axes: Any, table: pd.DataFrame, limits: tuple[float, float]) -> None:
+def _contour(axes: Any, done: pd.DataFrame, low: float, high: float) -> None:
     """The score between the trials that had the whole budget, where these span an area."""
     from matplotlib.tri import Triangulation
 
-    done = table[(table["state"] == COMPLETED) & table["score"].notna()]
     places_N2 = np.stack([np.log(done["beta"].astype(float)), done["latent_dim"].astype(float)], 1)
     extent = np.ptp(places_N2, axis=0) if len(done) else np.zeros(2)
     if (
@@ -29,26 +28,44 @@ def _contour(axes: Any, table: pd.DataFrame, limits: tuple[float, float]) -> Non
         or np.linalg.matrix_rank((places_N2 - places_N2.mean(0)) / extent, 1e-6) < 2
     ):
         return
-    levels = np.linspace(*limits, 12)
     mesh = Triangulation(*places_N2.T)  # of the logarithm, as the axis is
     mesh = Triangulation(done["beta"], done["latent_dim"], mesh.triangles)
-    axes.tricontourf(mesh, done["score"].astype(float), levels, cmap=SHADES, alpha=0.35)
+    axes.tricontourf(mesh, done["score"].astype(float), np.linspace(low, high, 12), cmap=SHADES, alpha=0.35)
 
 
 def draw_trials(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Path) -> None:
-    """Every trial as a point of (beta, latent dimension), its colour the score, its size how far it was trained; contours between."""
+    """Every trial as a point of (beta, latent dimension), its colour the score, its size how far it was trained; contours between.
+
+    Colours span the scores of trials that had the whole budget: those of less training are not comparable.
+    """
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = subplots(7, 4.5)
+    axes.use_sticky_edges = False  # points on the rim are not cut
+    axes.margins(0.08)
     scored = table[table["score"].notna()]
-    size = 40 + 160 * scored["images"] / max(1, scored["images"].max())
-    low, high = float(scored["score"].min()), float(scored["score"].max())
+    done = scored[scored["state"] == COMPLETED]
+    known = (done if len(done) else scored)["score"].astype(float)
+    low, high = float(known.min()), float(known.max())
     if low < high:
-        _contour(axes, table, (low, high))
-    points = axes.scatter(scored["beta"], scored["latent_dim"], c=scored["score"], s=size, cmap=SHADES, edgecolor=INK)
+        _contour(axes, done, low, high)
+    size = 40 + 160 * scored["images"] / max(1, scored["images"].max())
+    points = axes.scatter(
+        scored["beta"],
+        scored["latent_dim"],
+        c=scored["score"].astype(float),
+        s=size,
+        cmap=SHADES,
+        edgecolor=INK,
+        vmin=low,
+        vmax=high,
+    )
     for row in scored.itertuples():
         axes.annotate(f"{row.score:.3g}", (row.beta, row.latent_dim), (6, 6), textcoords="offset points", fontsize=8, color=INK)
     axes.scatter([best["beta"]], [best["latent_dim"]], s=420, facecolor="none", edgecolor=ACCENT, linewidth=2)
     axes.set_xscale("log")
     axes.set_xlabel("beta")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("latent dimensions")
     axes.set_title(f"{len(table)} trials; small points were stopped early; ringed: the choice", fontsize=10)
     figure.colorbar(points, label=metric)

@@ -106,7 +106,7 @@ def _save_weights(job: Job, best: dict[str, Any], paths: Paths) -> None:
     """models/tuned: what a training may begin from. Without weights where the trial was stopped early."""
     with replaced_directory(paths.tuned) as directory:
         if job.weights.exists():
-            shutil.copy(job.weights, directory / WEIGHTS)
+            shutil.copyfile(job.weights, directory / WEIGHTS)  # not the mode that Ray's processes give it
         write_text(directory / CONFIG, canonical_json({"model": asdict(job.model), "trial": best["trial"]}))
         write_manifest(directory)
 

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline import search_plots
 from pipeline.choice import chosen, knee, nondominated, told, with_fronts
-from pipeline.search_plots import draw_fronts
+from pipeline.search_plots import draw_fronts, draw_trials
 
 
 def by_pairs(points: np.ndarray) -> list[bool]:
@@ -74,3 +75,31 @@ def test_fronts_are_drawn_also_where_no_trial_completed(tmp_path):
         best = {"beta": table["beta"][4], "latent_dim": 16, "rule": "the lowest"}
         draw_fronts(with_fronts(table, "min"), best, "val_fcd", tmp_path / "p.png")
         assert (tmp_path / "p.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("places", "contours"),
+    [
+        ([(0.5, 3)], False),
+        ([(0.5, 3), (1.0, 4), (2.0, 5), (4.0, 6)], False),  # one line of (log beta, latent dimension)
+        ([(0.5, 3), (1.0, 3), (2.0, 3), (4.0, 3)], False),
+        ([(0.5, 3), (1.0, 5), (2.0, 3), (4.0, 6), (3.0, 2)], True),
+    ],
+)
+def test_trials_are_drawn_with_contours_where_they_span_an_area(tmp_path, monkeypatch, places, contours):
+    figures = []
+    monkeypatch.setattr(search_plots, "save", lambda figure, path: figures.append(figure))
+    table = pd.DataFrame(
+        {
+            "beta": [beta for beta, _ in places] + [0.1], "latent_dim": [latents for _, latents in places] + [9],
+            "score": [float(n) for n in range(len(places))] + [900.0], "images": [100] * len(places) + [25],
+            "state": ["completed"] * len(places) + ["stopped early"],
+        }
+    )  # fmt: skip
+    draw_trials(table, {"beta": places[0][0], "latent_dim": places[0][1]}, "val_fcd", tmp_path / "p.png")
+    axes = figures[0].axes[0]
+    # points, the ring, and the contours where there are any; colours are those of trials that had the whole budget
+    assert len(axes.collections) == 2 + contours
+    low, high = axes.collections[-2].get_clim()
+    assert low == pytest.approx(0, abs=0.1) and high == pytest.approx(len(places) - 1, abs=0.1)
+    assert axes.get_xlim()[0] < 0.1 and axes.get_ylim()[1] > 9
