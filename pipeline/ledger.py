@@ -33,8 +33,9 @@ log = logging.getLogger("pipeline.ledger")
 def _lock_file(paths: Paths, name: str) -> Path:
     """Beside a store that is a file, so that workspaces which share it exclude each other; else in the workspace."""
     where = uri(paths)
-    folder = Path(where.removeprefix(LOCAL)).parent if where.startswith(LOCAL) else paths.work
-    return folder / f".{name}.registry.lock"
+    if where.startswith(LOCAL):
+        return Path(f"{where.removeprefix(LOCAL)}.{name}.lock")
+    return paths.work / f"{name}.registry.lock"
 
 
 @contextmanager
