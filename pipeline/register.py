@@ -69,8 +69,10 @@ def lineage(paths: Paths) -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    if (paths.evaluate_report / PROTOCOL).exists():
-        told["protocol_sha256"] = sha256_file(paths.evaluate_report / PROTOCOL)
+    # dvc.lock as the stages before this one left it: DVC writes this one's entry afterwards.
+    for name, path in (("protocol_sha256", paths.evaluate_report / PROTOCOL), ("dvc_lock_sha256", paths.dvc_lock)):
+        if path.exists():
+            told[name] = sha256_file(path)
     return {TAG + name: value for name, value in told.items()}
 
 

@@ -80,5 +80,10 @@ def test_lineage_in_a_repository_names_the_commit_and_whether_it_is_all(filled):
     assert clean["vaeline.git_dirty"] == "false"
     (filled.root / "dvc.lock").write_text("b")  # DVC writes it while the stages run
     assert lineage(filled.paths)["vaeline.git_dirty"] == "false"
+    assert (
+        lineage(filled.paths)["vaeline.dvc_lock_sha256"]
+        == sha256_file(filled.root / "dvc.lock")
+        != clean["vaeline.dvc_lock_sha256"]
+    )
     filled.paths.params.write_text(filled.text + "# more\n")
     assert lineage(filled.paths)["vaeline.git_dirty"] == "true"
