@@ -10,6 +10,9 @@ IGNORED_SHARE = 0.1  # of the rate: latents that cost so much more than they hel
 HOLE_FACTOR = 5.0  # of the reconstructions' distance; a hole is only called so where it also weighs half of a visible blur
 NEAR_SHARE = 0.25  # of samples, where 0.05 is expected
 HEALTHY = "healthy"
+COLLAPSED, IGNORED, UNDERFIT, HOLE, MEMORISED = FINDINGS = (
+    "collapsed", "decoder ignores z", "underfit", "prior hole", "memorised",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,13 @@ def _latents(m: Mapping[str, float | None]) -> Finding | None:
     assert rate is not None and gain is not None
     if rate < COLLAPSED_NATS:
         return Finding(
-            "collapsed",
+            COLLAPSED,
             f"the rate is {rate:.3g} nats: the posterior is the prior, whatever the image",
             "a lower train.beta (or tune.beta_max), or fit.beta_start below beta; of a ladder also fit.free_bits_nats",
         )
     if gain < IGNORED_SHARE * rate:
         return Finding(
-            "decoder ignores z",
+            IGNORED,
             f"latents cost {rate:.4g} nats, but an image is only {gain:.3g} nats likelier with its own than with another's",
             "fit.beta_start 0.1 with fit.beta_anneal_share 0.5, or a narrower decoder (fit.widths)",
         )
@@ -47,7 +50,7 @@ def _quality(m: Mapping[str, float | None], prior: str) -> list[Finding]:
     if copies > blurred:
         found.append(
             Finding(
-                "underfit",
+                UNDERFIT,
                 f"reconstructions are at FCD {copies:.3g}, test images under a blur of one pixel at {blurred:.3g}",
                 "more train.total_images, wider fit.widths, a lower beta, or a larger latent dimension",
             )
@@ -56,7 +59,7 @@ def _quality(m: Mapping[str, float | None], prior: str) -> list[Finding]:
         remedy = "fit.prior mixture, or a higher beta" if prior == "normal" else "a higher beta, a smaller latent dimension"
         found.append(
             Finding(
-                "prior hole",
+                HOLE,
                 f"samples are at FCD {fcd:.3g}, reconstructions at {copies:.3g}: what is drawn from the prior {prior} decodes worse "
                 "than what is encoded",
                 f"{remedy}, or another fit.prior (docs/samplers.md compares them)",
@@ -73,7 +76,7 @@ def diagnose(metrics: Mapping[str, float | None], prior: str) -> list[Finding]:
     if near is not None and near > NEAR_SHARE:
         found.append(
             Finding(
-                "memorised",
+                MEMORISED,
                 f"{near:.0%} of the samples lie nearer to a training image than 95 % of test images do (expected: 5 %)",
                 "more images or augment.copies, a higher beta, fewer fit.mixture_components",
             )

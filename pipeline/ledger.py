@@ -98,6 +98,13 @@ def mend(registry: Registry) -> list[str]:
     return left
 
 
+def _before(records: list[dict[str, Any]], holder: str | None) -> str | None:
+    """Who was champion when ``holder`` became it."""
+    crowned = [entry for entry in records if entry["event"] == PROMOTED and str(entry["champion_after"]) == holder]
+    before = crowned[-1]["champion_before"] if crowned else None
+    return None if before is None else str(before)
+
+
 def rollback(registry: Registry, paths: Paths) -> dict[str, Any]:
     """Give the alias back to the champion before this one; twice is once. Returns the record that says so.
 
@@ -107,14 +114,13 @@ def rollback(registry: Registry, paths: Paths) -> dict[str, Any]:
         holder, records = registry.champion(), history(registry)
         if records and records[-1]["event"] == ROLLED_BACK and str(records[-1]["champion_after"]) == holder:
             return records[-1]
-        crowned = [entry for entry in records if entry["event"] == PROMOTED and str(entry["champion_after"]) == holder]
-        previous = crowned[-1]["champion_before"] if crowned else None
+        previous = _before(records, holder)
         if holder is None or previous is None:
             known = f"version {holder} is the first champion" if holder else "it has no champion"
             raise InputMissingError(f"models:/{registry.name} cannot be rolled back: {known}")
-        registry.version(str(previous))  # it may have been deleted since
-        crown(registry, str(previous))
-        return record(registry, ROLLED_BACK, str(previous), holder, str(previous), reason=f"version {holder} was withdrawn")
+        registry.version(previous)  # it may have been deleted since
+        crown(registry, previous)
+        return record(registry, ROLLED_BACK, previous, holder, previous, reason=f"version {holder} was withdrawn")
 
 
 def promote_by_hand(registry: Registry, paths: Paths, which: str, reason: str) -> dict[str, Any]:
@@ -122,16 +128,16 @@ def promote_by_hand(registry: Registry, paths: Paths, which: str, reason: str) -
     with locked(paths, registry.name):
         version, holder = registry.version(which), registry.champion()
         crown(registry, version)
-        return record(registry, PROMOTED, version, holder, version, reason=reason or "by hand")
+        reason = reason or "by hand"
+        registry.tag(version, {"vaeline.promoted": "true", "vaeline.decision": reason})
+        return record(registry, PROMOTED, version, holder, version, reason=reason)
 
 
 def collect(registry: Registry, paths: Paths, keep: int, really: bool) -> list[str]:
     """Delete all versions but the newest ``keep``, those with an alias, and the champion before this one; returns the deleted."""
     with locked(paths, registry.name):
-        versions = registry.versions()
-        records = [entry for entry in history(registry) if entry["event"] in (PROMOTED, ROLLED_BACK)]
-        before = {str(entry["champion_before"]) for entry in records[-1:]}
-        doomed = [v for v in versions[:-keep] if v not in before | registry.aliased()]
+        spared = registry.aliased() | {_before(history(registry), registry.champion())}
+        doomed = [version for version in registry.versions()[:-keep] if version not in spared]
         for version in doomed if really else ():
             registry.delete(version)
         return doomed

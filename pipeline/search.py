@@ -111,9 +111,11 @@ def _tidying(template: Job, section: SimpleNamespace) -> Any:
             point = point_of(trial.config, section.space)
             self.ended.append({**outcome(template, point, False, metric), "job": trial_job(template, point)})
             shutil.rmtree(self.ended[-1]["job"].state / CHECKPOINTS, ignore_errors=True)
-            table = pd.DataFrame(self.ended)
-            for ended in table[~table["trial"].isin(worth_keeping(table, mode, limits))]["job"]:
-                ended.weights.unlink(missing_ok=True)
+            kept = worth_keeping(pd.DataFrame(self.ended), mode, limits)
+            for ended in self.ended:
+                if ended["trial"] not in kept:
+                    ended["job"].weights.unlink(missing_ok=True)
+            self.ended = [ended for ended in self.ended if ended["trial"] in kept]  # what is beaten once stays so
 
         def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
             job = trial_job(template, point_of(trial.config, section.space))

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pipeline import constraints, space
+from pipeline.doctor import FINDINGS
 from pipeline.download_section import Download
 from vae.config import EXTRACTOR_GROUPS as GROUPS
 from vae.config import Architecture, AugmentConfig, FitConfig, ModelConfig, PriorConfig, Recipe
@@ -22,7 +23,6 @@ def image_shape(image_size: int | tuple[int, int], mode: str) -> tuple[int, int,
 
 
 MOST_TRIALS = 10_000
-FINDINGS = ("collapsed", "decoder ignores z", "underfit", "prior hole", "memorised")  # pipeline/doctor.py
 
 
 @dataclass(frozen=True, kw_only=True)

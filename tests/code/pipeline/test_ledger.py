@@ -103,6 +103,18 @@ def test_collect_spares_the_newest_the_aliased_and_the_champion_before(registry,
     assert ledger.rollback(registry, paths)["champion_after"] == 1
 
 
+def test_collect_after_a_rollback_spares_whom_the_next_one_goes_back_to(registry, tmp_path):
+    paths = Paths(tmp_path)
+    for _ in range(3):
+        promote(registry, paths)
+    assert ledger.rollback(registry, paths)["champion_after"] == 2
+    add(registry)
+    assert ledger.collect(registry, paths, keep=1, really=True) == ["3"]
+    with ledger.locked(paths, "cats"):
+        ledger.record(registry, ledger.KEPT, "4", "2", "2", reason="worse")
+    assert ledger.rollback(registry, paths)["champion_after"] == 1
+
+
 def test_lock_is_waited_for_and_given_up_with_a_word(registry, tmp_path):
     paths, started = Paths(tmp_path), time.monotonic()
     with (
