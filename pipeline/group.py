@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.cluster import Profile
 from pipeline.errors import NO_ROOM, BadConfigError, CannotWriteError, TrainingFailedError
 from pipeline.failures import Failures
-from pipeline.job import STOP_FILE, Job, execute, failure, save_weights
+from pipeline.job import STOP_FILE, Job, execute, failure
 from pipeline.spool import SpoolReader
 from vae.distributed import rank
 from vae.errors import StepError
@@ -26,7 +26,7 @@ log = logging.getLogger("pipeline.group")
 
 
 def _worker(config: dict[str, Any]) -> dict[str, str]:
-    """One rank: fit, then rank 0 leaves the averaged weights. What it returns is rank 0's word on how it ended."""
+    """One rank of the job. What it returns is rank 0's word on how it ended."""
     import ray.train
 
     job = Job.from_dict(config["job"])
@@ -34,13 +34,11 @@ def _worker(config: dict[str, Any]) -> dict[str, str]:
     if verdict := failures.verdict():
         return {"outcome": "failed", "message": verdict}
     try:
-        fitted = execute(job, after_report=lambda record: ray.train.report({"step": record["step"]}))
+        execute(job, after_report=lambda record: ray.train.report({"step": record["step"]}))
     except Exception as error:
         if isinstance(error, StepError):
             failures.note(rank(), error)
         return failure(error)
-    if rank() == 0:
-        save_weights(job, fitted.model)
     return {"outcome": "finished", "message": ""}
 
 

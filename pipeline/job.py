@@ -149,14 +149,14 @@ def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda 
 
     def on_report(metrics: dict[str, float], averaged: VAE) -> None:
         record = metrics
-        if writer is not None and metrics["step"] >= job.fit.total_steps:
+        if writer is not None and metrics["step"] >= job.fit.total_steps and not job.fit.patience_reports:
             save_weights(job, averaged)  # before anybody hears of the end: whoever stops a trial there would be faster
         if writer is not None and metrics["step"] > writer.last_step:
             record = {**metrics, **(scorer(averaged) if scorer else {}), "time_ms": int(time.time() * 1000)}
             writer.append(record)
         after_report(record)
 
-    return fit(
+    fitted = fit(
         job.model,
         job.fit,
         train,
@@ -168,6 +168,9 @@ def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda 
         on_report=on_report,
         should_stop=(job.state / STOP_FILE).exists,
     )
+    if writer is not None and job.fit.patience_reports:
+        save_weights(job, fitted.model)  # the best, which only the end tells
+    return fitted
 
 
 def failure(error: Exception) -> dict[str, str]:
