@@ -7,7 +7,7 @@ IMAGES ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all lint fmt plan ui clean
+.PHONY: help setup run test test-all lint fmt deps plan ui clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -35,6 +35,9 @@ lint: $(READY) ## format, style, types, direction of imports
 
 fmt: $(READY) ## format and mend what can be mended
 	@ruff format . && ruff check --fix .
+
+deps: $(READY) ## write into dvc.yaml what each stage imports
+	@PYTHONPATH=tests python -m closure
 
 plan: $(READY) ## before a long run: its time, memory and disk, foreseen from a few steps
 	@python -m pipeline.plan

@@ -121,10 +121,30 @@ def search() -> str:
     return _lines(head, rows)
 
 
+def serving() -> str:
+    """What serving costs."""
+    found = _read("serve")
+    arrays, latency, singles = (found.get(name, {}) for name in ("arrays", "latency", "singles"))
+    rows = []
+    if arrays:
+        told = f"{arrays['images_per_second']:,} images/s; the bare decoder on one thread {arrays['bare_images_per_second']:,}"
+        rows.append(("4 clients, requests of 64 images as arrays", told, f"{arrays['ratio']:.2f}"))
+    if latency:
+        told = (
+            f"{latency['p50_ms']:.1f} ms, 99th percentile {latency['p99_ms']:.1f} ms; decoding alone {latency['bare_ms']:.1f} ms"
+        )
+        rows.append((f"the same at half that rate, {latency['requests_per_second']:.0f} requests/s", f"median {told}", ""))
+    if singles:
+        told = f"{singles['requests_per_second']:,} requests/s; `mlflow models serve` {singles['mlflow_requests_per_second']:,}"
+        rows.append(("16 clients, one PNG each", told, f"{singles['ratio']:.2f}"))
+    return _lines(("", "measured", "ratio"), rows)
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": results, "quality": quality},
     "docs/samplers.md": {"priors": priors},
     "docs/search.md": {"search": search},
+    "docs/serving.md": {"serving": serving},
 }
 
 

@@ -15,12 +15,13 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from benchmarks.rows import REAL, ROOT, measure
+from benchmarks.rows import REAL, ROOT, Row, measure
 from pipeline import params
 from pipeline.spool import read
 from vae.files import read_json
@@ -80,7 +81,7 @@ def _prepared(data: str, work: Path) -> Project:
     return project
 
 
-def _against_grid(data: str, work: Path, seeds: float, score: str) -> dict[str, Any]:
+def _against_grid(data: str, score: str, work: Path, seeds: float) -> dict[str, Any]:
     project = _prepared(data, work)
     own = params.load(project.root / "params.yaml", ("tune",)).tune
     behind, cost, found = [], [], []
@@ -107,26 +108,6 @@ def _against_grid(data: str, work: Path, seeds: float, score: str) -> dict[str, 
 
 def _told(best: dict[str, Any]) -> dict[str, float]:
     return {"beta": round(best["beta"], 4), "latent_dim": best["latent_dim"], "score": round(best["score"], 4)}
-
-
-def sprites(work: Path, seeds: float) -> dict[str, Any]:
-    """The data set that the project makes itself."""
-    return _against_grid("sprites", work, seeds, "fcd")
-
-
-def mnist(work: Path, seeds: float) -> dict[str, Any]:
-    """70,000 PNG files."""
-    return _against_grid("mnist", work, seeds, "fcd")
-
-
-def sprites_bound(work: Path, seeds: float) -> dict[str, Any]:
-    """Ranked by the bound, whose noise is small."""
-    return _against_grid("sprites", work, seeds, "elbo_nats")
-
-
-def mnist_bound(work: Path, seeds: float) -> dict[str, Any]:
-    """Likewise."""
-    return _against_grid("mnist", work, seeds, "elbo_nats")
 
 
 def start(work: Path, seeds: float) -> dict[str, Any]:
@@ -159,5 +140,10 @@ def _at_once(project: Project) -> int:
 
 
 if __name__ == "__main__":
-    own_rows = {"sprites": sprites, "mnist": mnist, "sprites-bound": sprites_bound, "mnist-bound": mnist_bound, "start": start}
+    own_rows: dict[str, Row] = {
+        name + suffix: partial(_against_grid, name, score)
+        for name in DATA
+        for suffix, score in (("", "fcd"), ("-bound", "elbo_nats"))
+    }
+    own_rows["start"] = start
     measure("tune", own_rows, __doc__, seeds=5)

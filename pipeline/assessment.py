@@ -24,11 +24,10 @@ from pipeline.scores import (
     Featured,
     Scores,
     aggregate_scores,
-    class_scores,
     feature_scores,
     fid_scores,
     inception,
-    label_shares,
+    label_scores,
 )
 from vae.artefact import Generator, load_artefact
 from vae.data import ImageShards
@@ -162,10 +161,10 @@ def assess(values: SimpleNamespace, paths: Paths, report: Path) -> None:
     metrics |= aggregate_scores(values, generator, test)
     log.info("FCD, kernel distance and coverage of %d samples", values.evaluate.samples)
     unseen = Featured.by(network, images)
-    drawn = Featured.by(network, generator.sample(values.evaluate.samples, seed))
+    asked_N = generator.classes(values.evaluate.samples, seed)
+    drawn = Featured.by(network, generator.sample(values.evaluate.samples, seed, label_N=asked_N))
     metrics |= feature_scores(values, generator, drawn, unseen, (network, second), paths)
-    metrics |= class_scores(generator, network, drawn.images_NHWC, test, seed)
-    of_labels, shares = label_shares(network, drawn.images_NHWC, images, train, facts["labels"])
+    of_labels, shares = label_scores(network, (drawn.images_NHWC, asked_N), (images, label_N), train, facts["labels"])
     metrics |= of_labels
     if fid_network is not None:
         log.info("FID of %d samples", values.evaluate.samples)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from pipeline.pages import drawn, interval, number, render
 from pipeline.paths import INTERVALS, METRICS, PROTOCOL, Paths
 from pipeline.registry import Registry
 from pipeline.stage import guarded
-from pipeline.tracking import Tracker
 from vae.artefact import Generator, load_artefact
 from vae.data import ImageShards
 from vae.files import MANIFEST, sha256_file, write_text
@@ -120,10 +118,9 @@ def _pictures(generators: tuple[Generator, Generator], names: tuple[str, str], t
     return {"samples": samples, "reconstructions": drawn(grid(np.concatenate(rows), columns=len(images), mode=mode))}
 
 
-def compare(which: tuple[str, str], paths: Paths) -> tuple[Path, Path]:
-    """Write the page and the Markdown; returns where they are."""
-    values = params.load(paths.params, ("base.seed", "register"))
-    registry = Registry(Tracker(paths), values.register.name)
+def compare(which: tuple[str, str], paths: Paths) -> str:
+    """Write the page and the Markdown; returns what is to be said: the latter, and where they are."""
+    values, registry = params.load(paths.params, ("base.seed",)), Registry.here(paths)
     versions = tuple(registry.version(each) for each in which)
     names = (f"version {versions[0]}", f"version {versions[1]}")
     a, b = (
@@ -146,7 +143,7 @@ def compare(which: tuple[str, str], paths: Paths) -> tuple[Path, Path]:
     targets[0].parent.mkdir(parents=True, exist_ok=True)
     write_text(targets[0], render(TEMPLATE, found))
     write_text(targets[1], markdown(found))
-    return targets[0], targets[1]
+    return "\n".join((markdown(found), *map(str, targets)))
 
 
 def main() -> None:
@@ -155,14 +152,8 @@ def main() -> None:
     parser.add_argument("a", help="a version, or an alias")
     parser.add_argument("b", help="another one")
     arguments = parser.parse_args()
-    paths = Paths.here()
     set_up_logging("compare")
-
-    def work() -> None:
-        page, text = compare((arguments.a, arguments.b), paths)
-        print(f"{text.read_text(encoding='utf-8')}\n{page}\n{text}")
-
-    sys.exit(guarded("compare", work, debug=False))
+    sys.exit(guarded("compare", lambda: print(compare((arguments.a, arguments.b), Paths.here())), debug=False))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pipeline.plots import draw_labelled, draw_rates
 from vae.artefact import Generator
 from vae.data import ImageShards
 from vae.pictures import grid, save_png
-from vae.use import between
+from vae.use import between, traversal
 
 SAMPLES, PAIRS, STEPS = 64, 8, 9
 MOST_CLASSES, SAMPLES_OF_CLASS = 32, 16
@@ -45,10 +45,7 @@ def _traversed(generator: Generator, test: ImageShards, directory: Path) -> np.n
     # has seen nothing, and from a corner every step leaves it.
     low_D, high_D = (torch.quantile(seen_ND, q, dim=0) for q in TRAVERSED_QUANTILES)
     start = int(torch.argmin((seen_ND - seen_ND.median(0).values).square().sum(1)))
-    moved = seen_ND[start].repeat(len(busiest) * STEPS, 1)
-    for row, dimension in enumerate(busiest):
-        rows = slice(row * STEPS, (row + 1) * STEPS)
-        moved[rows, dimension] = torch.linspace(float(low_D[dimension]), float(high_D[dimension]), STEPS)
+    moved = traversal(seen_ND[start], busiest.tolist(), low_D, high_D, STEPS)
     return generator.decode(moved, None if label_N is None else label_N[start].expand(len(moved)))
 
 

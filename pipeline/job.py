@@ -28,7 +28,7 @@ from vae.config import AugmentConfig, FitConfig, ModelConfig
 from vae.data import ImageShards, check_labels
 from vae.distributed import rank
 from vae.errors import NonFiniteError, ResumeRefusedError, StoppedError
-from vae.files import canonical_json, read_manifest, sha256_file
+from vae.files import canonical_json, read_manifest, replaced_file, sha256_file
 from vae.models.base import VAE
 from vae.run import Fitted
 from vae.trainer import fit
@@ -132,9 +132,8 @@ def classes(values: SimpleNamespace, processed: Path) -> int:
 
 def save_weights(job: Job, model: VAE) -> None:
     """Leave the finished training's averaged weights with the job; whole, or not at all."""
-    beside = job.weights.with_suffix(".part")
-    save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, beside)
-    beside.replace(job.weights)
+    with replaced_file(job.weights) as beside:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, beside)
 
 
 def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda record: None) -> Fitted:

@@ -13,15 +13,16 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputMissingError, TemporaryError, UnavailableError
+from pipeline.lease import lease
 from pipeline.paths import Paths
 from pipeline.registry import CHAMPION, Registry
-from pipeline.tracking import uri
+from pipeline.tracking import is_server
 
 RECORD_TAG = "vaeline.history."  # and a number of six digits
 WAIT_SECONDS, POLL_SECONDS = 900.0, 0.05
@@ -30,18 +31,21 @@ LOCAL = "sqlite:///"
 log = logging.getLogger("pipeline.ledger")
 
 
-def _lock_file(paths: Paths, name: str) -> Path:
+def _lock_file(registry: Registry, paths: Paths) -> Path:
     """Beside a store that is a file, so that workspaces which share it exclude each other; else in the workspace."""
-    where = uri(paths)
+    where = registry.tracker.uri
     if where.startswith(LOCAL):
-        return Path(f"{where.removeprefix(LOCAL)}.{name}.lock")
-    return paths.work / f"{name}.registry.lock"
+        return Path(f"{where.removeprefix(LOCAL)}.{registry.name}.lock")
+    return paths.work / f"{registry.name}.registry.lock"
 
 
 @contextmanager
-def locked(paths: Paths, name: str, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]:
-    """Alone with the model ``name``; TemporaryError where another process does not end within ``wait_seconds``."""
-    path = _lock_file(paths, name)
+def locked(registry: Registry, paths: Paths, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]:
+    """Alone with the registry's model; TemporaryError where another process does not end within ``wait_seconds``.
+
+    Processes of a machine exclude each other by a file; where the store is a server, machines do by a lease there.
+    """
+    path, name = _lock_file(registry, paths), registry.name
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline, told = time.monotonic() + wait_seconds, False
     with path.open("a") as stream:
@@ -56,7 +60,8 @@ def locked(paths: Paths, name: str, wait_seconds: float = WAIT_SECONDS) -> Itera
                     log.info("waiting for another process that works on models:/%s", name)
                     told = True
                 time.sleep(POLL_SECONDS)
-        yield
+        with lease(registry.tracker, name, deadline) if is_server(registry.tracker.uri) else nullcontext():
+            yield
 
 
 def history(registry: Registry) -> list[dict[str, Any]]:
@@ -110,7 +115,7 @@ def rollback(registry: Registry, paths: Paths) -> dict[str, Any]:
 
     InputMissingError where there was none before.
     """
-    with locked(paths, registry.name):
+    with locked(registry, paths):
         holder, records = registry.champion(), history(registry)
         if records and records[-1]["event"] == ROLLED_BACK and str(records[-1]["champion_after"]) == holder:
             return records[-1]
@@ -125,7 +130,7 @@ def rollback(registry: Registry, paths: Paths) -> dict[str, Any]:
 
 def promote_by_hand(registry: Registry, paths: Paths, which: str, reason: str) -> dict[str, Any]:
     """Give the alias to a version because a person says so."""
-    with locked(paths, registry.name):
+    with locked(registry, paths):
         version, holder = registry.version(which), registry.champion()
         crown(registry, version)
         reason = reason or "by hand"
@@ -135,7 +140,7 @@ def promote_by_hand(registry: Registry, paths: Paths, which: str, reason: str) -
 
 def collect(registry: Registry, paths: Paths, keep: int, really: bool) -> list[str]:
     """Delete all versions but the newest ``keep``, those with an alias, and the champion before this one; returns the deleted."""
-    with locked(paths, registry.name):
+    with locked(registry, paths):
         spared = registry.aliased() | {_before(history(registry), registry.champion())}
         doomed = [version for version in registry.versions()[:-keep] if version not in spared]
         for version in doomed if really else ():

@@ -1,42 +1,77 @@
-"""Moments of real images through a large network, kept between runs: the network's minutes are paid once for each set of images.
-
-Kept in .work/reference under the hash of what decides them: the network's weights and the manifest of the images.
-"""
+"""Which model a person means: a folder, models:/name@alias, models:/name/version, or an alias or version of this workspace's name."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from collections.abc import Callable, Mapping
+import re
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pipeline.errors import BadConfigError
+from pipeline.paths import Paths
+from pipeline.registry import Registry
+from vae.artefact import Generator, load_artefact
+from vae.files import DamagedError
 
-from vae.distributed import rank
-from vae.files import canonical_json
-from vae.metrics.frechet import Moments
-
-log = logging.getLogger("pipeline.reference")
+FULL = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+SHORT = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def known(folder: Path, facts: Mapping[str, str], compute: Callable[[], Moments]) -> Moments:
-    """The moments that ``facts`` decide: read, or computed and kept. A file that cannot be read is made anew."""
-    path = folder / f"{hashlib.sha256(canonical_json(facts).encode()).hexdigest()[:32]}.safetensors"
-    try:
-        tensors = load_file(path)
-        return Moments(tensors["mean_D"], tensors["cov_DD"], int(tensors["count"]))
-    except FileNotFoundError:
-        pass
-    except (SafetensorError, KeyError, OSError) as error:
-        log.warning("%s cannot be read (%s): computed anew", path, error)
-    found = compute()
-    if rank() > 0:  # ranks that share the work have all found the same
-        return found
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    tensors = {"mean_D": found.mean_D, "cov_DD": found.cov_DD, "count": torch.tensor(found.count)}
-    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, beside)
-    beside.replace(path)
-    return found
+@dataclass(frozen=True)
+class Reference:
+    """Of a registered model: the version or alias ``which``, whatever version that is at the moment."""
+
+    registry: Registry
+    which: str
+
+    @property
+    def moves(self) -> bool:
+        """Whether it may mean another version later."""
+        return not self.which.isdecimal()
+
+    def called(self, version: str) -> str:
+        """What to call a version."""
+        return f"models:/{self.registry.name}/{version}"
+
+    def version(self) -> str:
+        """The version that is meant now; InputMissingError where there is none."""
+        return self.registry.version(self.which)
+
+    def load(self, version: str) -> Generator:
+        """That version, checked by its hashes; nothing is left on the disk."""
+        with tempfile.TemporaryDirectory() as folder:
+            return load_artefact(self.registry.fetch(version, Path(folder) / "model"))
+
+
+def parse(reference: str, paths: Paths) -> Path | Reference:
+    """The folder, or what is registered; BadConfigError for a text that is neither, InputMissingError where no name can be known."""
+    if Path(reference).is_dir():
+        return Path(reference)
+    found = FULL.fullmatch(reference)
+    if not found and not SHORT.fullmatch(reference):
+        raise BadConfigError(
+            f"--model {reference!r} names no model: use a folder, models:/name@alias, models:/name/version, an alias or a version"
+        )
+    registry = Registry.here(paths, found["name"] if found else "")
+    return Reference(registry, (found["alias"] or found["version"]) if found else reference)
+
+
+def load(reference: str, paths: Paths) -> tuple[str, Generator]:
+    """The model and what to call it; a version is copied once into .work/models, where it is checked by its hashes.
+
+    InputMissingError where there is none, BadConfigError for a reference that is none, DamagedError for files that are not whole.
+    """
+    meant = parse(reference, paths)
+    if isinstance(meant, Path):
+        return reference, load_artefact(meant)
+    version = meant.version()
+    called = meant.called(version)
+    if not paths.params.exists():  # no workspace: nothing is left behind
+        return called, meant.load(version)
+    kept = paths.work / "models" / f"{meant.registry.name}-{version}"
+    for place in kept.rglob("config.json"):
+        try:
+            return called, load_artefact(place.parent)
+        except DamagedError:
+            break
+    return called, load_artefact(meant.registry.fetch(version, kept))

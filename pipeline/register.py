@@ -109,7 +109,7 @@ def register(values: SimpleNamespace, paths: Paths) -> None:
     run = read_json(paths.train_report / RUN)["run_id"]
     run_id = run if tracker.exists(run) else tracker.run("register", tags={"vaeline.stage": "register"})
     known = lineage(paths)
-    with ledger.locked(paths, registry.name):
+    with ledger.locked(registry, paths):
         ledger.mend(registry)
         version = registry.add(run_id, paths.model, generator, numbers, known)
         entry = _decided(values, paths, registry, generator, version)

@@ -7,13 +7,15 @@ import json
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
 import vae
+from pipeline import params
 from pipeline.errors import InputMissingError, UnavailableError
+from pipeline.paths import Paths
 from pipeline.tracking import Tracker
 from vae.artefact import Generator
 
@@ -27,6 +29,13 @@ class Registry:
 
     def __init__(self, tracker: Tracker, name: str) -> None:
         self.tracker, self.name = tracker, name
+
+    @classmethod
+    def here(cls, paths: Paths, name: str = "") -> Self:
+        """That of ``name``, or of the name in this workspace's params.yaml; InputMissingError where there is none."""
+        if not name and not paths.params.exists():
+            raise InputMissingError(f"{paths.params} does not exist: name the model in full, as models:/cats@{CHAMPION}")
+        return cls(Tracker(paths), name or params.load(paths.params, ("register",)).register.name)
 
     def champion(self) -> str | None:
         """The version that holds the alias, or None."""

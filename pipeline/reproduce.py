@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.reference import registry_of
 from pipeline.console import set_up_logging
 from pipeline.errors import BadDataError, InputMissingError, TrainingFailedError
 from pipeline.paths import METRICS, Paths
@@ -77,7 +76,7 @@ def table(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 def reproduce(which: str, paths: Paths) -> str:
     """Make the version again; returns what is to be said. TrainingFailedError where it is not the same."""
-    registry = registry_of(paths)
+    registry = Registry.here(paths)
     version = registry.version(which)
     tags, parameters = _checked(registry, version), registry.text(version, paths.params.name)
     there = Paths(paths.work / "reproduce" / f"{registry.name}-{version}")

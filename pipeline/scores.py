@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import BadDataError
+from pipeline.kept_moments import known
 from pipeline.paths import Paths
-from pipeline.reference import known
 from vae.artefact import Generator
 from vae.data import ImageShards, stream_indices
 from vae.extractor import Extractor
@@ -171,44 +171,39 @@ def aggregate_scores(values: SimpleNamespace, generator: Generator, test: ImageS
     return found | {"mutual_information_ceiling_nats": math.log(len(images))}
 
 
-def class_scores(generator: Generator, network: Extractor, drawn_NHWC: np.ndarray, test: ImageShards, seed: int) -> Scores:
-    """Share of samples that the network, which was taught the labels, takes for what was asked for; and of real test images.
-
-    Nothing where the model is told no classes.
-    """
-    asked_N = generator.classes(len(drawn_NHWC), seed)
-    if asked_N is None or network.config.task != "labels":
-        return {}
-    images, label_N = test.labelled(len(drawn_NHWC))
-    assert label_N is not None  # tune, train or the model itself would have refused
-
-    def share(images_NHWC: np.ndarray, known_N: Tensor) -> float:
-        return (network.told(images_NHWC).cpu() == known_N).sum().item() / len(known_N)
-
-    return {"class_accuracy": share(drawn_NHWC, asked_N), "class_accuracy_real": share(images, label_N)}
-
-
-def label_shares(
-    network: Extractor, drawn_NHWC: np.ndarray, unseen_NHWC: np.ndarray, train: ImageShards, labels: list[str]
+def label_scores(
+    network: Extractor,
+    drawn: tuple[np.ndarray, Tensor | None],
+    unseen: tuple[np.ndarray, Tensor | None],
+    train: ImageShards,
+    labels: list[str],
 ) -> tuple[Scores, pd.DataFrame | None]:
-    """Whether some labels are drawn too often: total variation distance of the labels of samples and of test images.
+    """What the network, which was taught the ``labels``, takes samples for, and test images: and the shares of each as a table.
 
-    As the network, which was taught them, takes both; beside it that of as many training images. And the table of the shares, a row
-    for each of ``labels``. Nothing where there are no labels.
+    ``label_distance``: whether some labels are drawn too often, the total variation distance of both; beside it that of as many
+    training images. ``class_accuracy``: the share of samples taken for the class that was asked for (``drawn``'s second part, None
+    where the model is told none), and of test images taken for theirs. Nothing where the network was taught no labels.
     """
     if network.config.task != "labels":
         return {}, None
+    asked_N, label_N = drawn[1], unseen[1]
+    of_drawn, of_test, of_train = (network.told(images).cpu() for images in (drawn[0], unseen[0], train.spread(len(drawn[0]))))
 
-    def shares(images_NHWC: np.ndarray) -> np.ndarray:
-        return np.bincount(network.told(images_NHWC).cpu().numpy(), minlength=len(labels)) / len(images_NHWC)
+    def shares(told_N: Tensor) -> np.ndarray:
+        return np.bincount(told_N.numpy(), minlength=len(labels)) / len(told_N)
 
-    test, drawn, real = (shares(images) for images in (unseen_NHWC, drawn_NHWC, train.spread(len(drawn_NHWC))))
-    table = pd.DataFrame({"test": test, "samples": drawn}, index=pd.Index(labels, name="label"))
+    def right(told_N: Tensor, known_N: Tensor) -> float:
+        return (told_N == known_N).sum().item() / len(known_N)
+
+    test, made, real = shares(of_test), shares(of_drawn), shares(of_train)
     found: Scores = {
-        "label_distance": float(np.abs(drawn - test).sum() / 2),
+        "label_distance": float(np.abs(made - test).sum() / 2),
         "label_distance_real": float(np.abs(real - test).sum() / 2),
     }
-    return found, table
+    if asked_N is not None:
+        assert label_N is not None  # tune, train or the model itself would have refused
+        found |= {"class_accuracy": right(of_drawn, asked_N), "class_accuracy_real": right(of_test, label_N)}
+    return found, pd.DataFrame({"test": test, "samples": made}, index=pd.Index(labels, name="label"))
 
 
 def inception(values: SimpleNamespace, paths: Paths) -> InceptionFeatures | None:

@@ -42,9 +42,14 @@ def uri(paths: Paths) -> str:
     return os.environ.get(URI_VARIABLE) or f"sqlite:///{paths.mlflow_database}"
 
 
+def is_server(address: str) -> bool:
+    """Whether a store is a server, that other machines use too, and no file."""
+    return address.startswith(("http://", "https://"))
+
+
 def _reach(address: str) -> None:
     """UnavailableError within seconds where no server answers."""
-    if not address.startswith(("http://", "https://")):
+    if not is_server(address):
         return
     try:
         urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()
@@ -67,15 +72,16 @@ class Tracker:
         _reach(self.uri)
         import mlflow
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         for name in ("alembic", "mlflow"):  # after the import, which sets levels of its own
             logging.getLogger(name).setLevel(logging.ERROR)
 
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
-        self.client: MlflowClient = mlflow.MlflowClient()
         local = self.uri.startswith("sqlite:")
         try:
+            self.client: MlflowClient = mlflow.MlflowClient()
             found = self.client.get_experiment_by_name(EXPERIMENT)
             self.experiment_id = (
                 found.experiment_id
@@ -84,8 +90,12 @@ class Tracker:
                     EXPERIMENT, artifact_location=paths.mlflow_artifacts.as_uri() if local else None
                 )
             )
-        except MlflowException as error:
+        except (MlflowException, SQLAlchemyError) as error:
             reason = " ".join(str(error).split())[:200]
+            if "out-of-date database schema" in reason:
+                raise UnavailableError(
+                    f"the MLflow store {self.uri} was made by another version of MLflow: copy it, then `mlflow db upgrade {self.uri}`"
+                ) from None
             raise UnavailableError(f"the MLflow store {self.uri} cannot be used ({reason}): repair or move it") from None
 
     def run(self, name: str, key: str = "", parent: str = "", tags: dict[str, str] | None = None) -> str:
@@ -103,6 +113,24 @@ class Tracker:
         """The id of the run with this ``key``, ended or not, or ''."""
         found: list[Run] = self.client.search_runs([self.experiment_id], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
         return found[0].info.run_id if found else ""
+
+    def note(self, key: str) -> str:
+        """What the experiment's tag says, or ''; UnavailableError where the store does not answer."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_experiment(self.experiment_id).tags.get(key, "")
+        except MlflowException as error:
+            raise UnavailableError(f"the store {self.uri} does not answer: {' '.join(str(error).split())[:200]}") from None
+
+    def set_note(self, key: str, value: str) -> None:
+        """Likewise, write it: one text of the whole store, whoever wrote last."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.set_experiment_tag(self.experiment_id, key, value)
+        except MlflowException as error:
+            raise UnavailableError(f"the store {self.uri} does not answer: {' '.join(str(error).split())[:200]}") from None
 
     def exists(self, run_id: str) -> bool:
         """Whether the store knows this run (it may be another store than the one that training used)."""

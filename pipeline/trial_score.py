@@ -24,12 +24,12 @@ from vae.artefact import Generator
 from vae.config import ModelConfig, PriorConfig
 from vae.data import ImageShards
 from vae.extractor import load_extractor
-from vae.images import to_model_range
 from vae.metrics import kernel
 from vae.metrics.factors import dci, factor_vae_score, mutual_information_gap, sap
 from vae.metrics.frechet import TooFewSamplesError, frechet_distance, moments
 from vae.models.base import VAE
-from vae.samplers import ENCODED, fit_prior
+from vae.samplers import fit_prior
+from vae.samplers.normal import Normal
 
 OF_SAMPLES: dict[str, Callable[[Tensor, Tensor, int], float]] = {
     "fcd": lambda real_ND, made_ND, _: frechet_distance(moments(real_ND), moments(made_ND)),
@@ -118,9 +118,6 @@ class Scorer:
     def _of_factors(self, model: VAE, seed: int) -> float:
         if not model.vector_latents:
             raise ValueError(f"tune.score {self._name} needs one vector of latents: choose fit.model conv or resnet")
-        device, parts = next(model.parameters()).device, []
-        for start in range(0, len(self._images), ENCODED):
-            rows = slice(start, start + ENCODED)
-            label_N = None if self._labels is None else self._labels[rows].to(device)
-            parts.append(model.encode(to_model_range(torch.from_numpy(self._images[rows]).to(device)), label_N)[0].cpu())
-        return OF_FACTORS[self._name](torch.cat(parts).numpy(), self._known_NF, seed)
+        unfitted = Normal({"latent_dim": torch.tensor(model.latent_dim)})  # nothing is drawn
+        mean_ND, _ = Generator(model, self._model, unfitted, {}).encode(self._images, self._labels)
+        return OF_FACTORS[self._name](mean_ND.numpy(), self._known_NF, seed)

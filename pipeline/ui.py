@@ -9,7 +9,7 @@ from pipeline.console import set_up_logging
 from pipeline.errors import InputMissingError
 from pipeline.paths import Paths
 from pipeline.stage import guarded
-from pipeline.tracking import ENVIRONMENT, URI_VARIABLE, uri
+from pipeline.tracking import ENVIRONMENT, URI_VARIABLE, is_server, uri
 
 HOST, PORT = "127.0.0.1", "5000"
 
@@ -21,7 +21,7 @@ def main() -> None:
 
     def work() -> None:
         store = uri(paths)
-        if store.startswith(("http://", "https://")):
+        if is_server(store):
             print(f"{URI_VARIABLE} is {store}: open it in a browser")
             return
         if not paths.mlflow_database.exists():

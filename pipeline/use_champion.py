@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pipeline import params
 from pipeline.console import set_up_logging
 from pipeline.errors import BadConfigError, InputMissingError
 from pipeline.paths import Paths
 from pipeline.registry import CHAMPION, Registry
 from pipeline.stage import guarded
-from pipeline.tracking import Tracker
 from vae.pictures import grid, save_png
 
 OUTPUT = "champion.png"
@@ -28,11 +26,10 @@ def main() -> None:
     set_up_logging("use_champion")
 
     def work() -> None:
-        name = params.load(paths.params, ("register",)).register.name
-        tracker = Tracker(paths)
-        version = Registry(tracker, name).champion()
+        registry = Registry.here(paths)
+        name, version = registry.name, registry.champion()
         if version is None:
-            raise InputMissingError(f"models:/{name}@{CHAMPION} does not exist in {tracker.uri}: `make run` first")
+            raise InputMissingError(f"models:/{name}@{CHAMPION} does not exist in {registry.tracker.uri}: `make run` first")
         import mlflow
         import pandas as pd
 

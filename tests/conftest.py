@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from workspace import Workspace
 
 from vae.data import ImageShards, ShardWriter
+from workspace import Workspace
 
 # A shell's background job is deaf to Ctrl-C, and what it starts is too: the tests send it to stages.
 signal.signal(signal.SIGINT, signal.default_int_handler)

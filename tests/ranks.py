@@ -95,8 +95,8 @@ def main() -> None:
     import numpy as np
     import torch
     import torch.distributed as dist
-    from configs import fit_config, model_config
 
+    from configs import fit_config, model_config
     from vae import losses, trainer
     from vae.data import ImageShards, ShardWriter
 

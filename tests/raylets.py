@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+
 from workspace import free_port
 
 UP_SECONDS = 120

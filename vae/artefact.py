@@ -44,6 +44,11 @@ class Generator:
         self.config, self.prior, self.contract = config, prior, contract
         self.device = next(model.parameters()).device
 
+    def to(self, device: str) -> Generator:
+        """This one, its network on ``device``; the prior stays where it is."""
+        self.device = next(self.model.to(device).parameters()).device
+        return self
+
     def _of_each(
         self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None, compute: Callable[[Tensor, Tensor | None, slice], Tensor]
     ) -> Tensor:
@@ -120,8 +125,8 @@ class Generator:
         """Mean rate of each latent dimension over the images (D,), in nats; of a hierarchy along its means."""
 
         def rate_ND(x_NCHW: Tensor, labels: Tensor | None, rows: slice) -> Tensor:
-            observed = self.model.observe(x_NCHW, labels)
-            return self.model.infer(observed, observed[0].new_zeros(len(x_NCHW), self.model.latent_dim)).rate_ND()
+            seen = self.model.observe(x_NCHW, labels)
+            return self.model.infer(seen, seen[0].new_zeros(len(x_NCHW), self.model.latent_dim)).rate_ND()
 
         return self._of_each(images_NHWC, label_N, rate_ND).mean(0)
 

@@ -43,16 +43,23 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in one step: a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+@contextmanager
+def replaced_file(final: Path) -> Iterator[Path]:
+    """Yield a path beside ``final``; what the block wrote there takes the final name if it ends well, else it is removed."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    beside = final.with_name(f".{final.name}.{os.getpid()}.part")
     try:
-        beside.write_text(text, encoding="utf-8")
+        yield beside
         fsync_path(beside)
-        beside.replace(path)
+        beside.replace(final)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in one step: a reader sees the old file or the new one, never a part."""
+    with replaced_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 @contextmanager

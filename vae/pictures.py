@@ -36,6 +36,14 @@ def grid(images_NHWC: np.ndarray, columns: int, zoom: int = ZOOM, gap_pixels: in
     return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
 
 
+def sheet(images_NHWC: np.ndarray, columns: int, mode: str) -> Image.Image:
+    """One picture for whoever asked for images: one alone as it is, several as a grid of their own pixels, no wider than they are."""
+    if len(images_NHWC) == 1:
+        (alone,) = shown(images_NHWC, mode)
+        return Image.fromarray(alone[..., 0] if alone.shape[2] == 1 else alone)
+    return grid(images_NHWC, min(columns, len(images_NHWC)), zoom=1, mode=mode)
+
+
 def save_png(picture: Image.Image, path: Path) -> None:
     """Write a PNG without time stamps: the same pixels give the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)

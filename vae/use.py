@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import difflib
 import io
 from typing import Any
 
@@ -35,12 +36,24 @@ def interpolation(a_D: Tensor, b_D: Tensor, steps: int, linear: bool) -> Tensor:
     return a_D + torch.linspace(0, 1, steps)[:, None] * (b_D - a_D) if linear else between(a_D, b_D, steps)
 
 
-def traversal(z_D: Tensor, dimensions: list[int], steps: int, extent: float) -> Tensor:
-    """Latents (len(dimensions) * S, D): one dimension after the other from -extent to extent, the others as in ``z_D``."""
+def traversal(z_D: Tensor, dimensions: list[int], low_D: Tensor, high_D: Tensor, steps: int) -> Tensor:
+    """Latents (len(dimensions) * S, D): one dimension after the other from low to high, the others as in ``z_D``."""
     z_ND = z_D.repeat(len(dimensions) * steps, 1)
     for row, dimension in enumerate(dimensions):
-        z_ND[row * steps : (row + 1) * steps, dimension] = torch.linspace(-extent, extent, steps)
+        z_ND[row * steps : (row + 1) * steps, dimension] = torch.linspace(
+            float(low_D[dimension]), float(high_D[dimension]), steps
+        )
     return z_ND
+
+
+def class_number(label: str, generator: Generator) -> int:
+    """The number that the model has for a label; ValueError with those it knows."""
+    known = generator.contract["labels"] if generator.config.classes else []
+    if label not in known:
+        close = difflib.get_close_matches(label, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known) or 'none: the model has no classes'}"
+        raise ValueError(f"unknown label {label!r}: {hint}")
+    return known.index(label)
 
 
 def rules_of(generator: Generator) -> Rules:

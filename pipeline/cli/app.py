@@ -25,10 +25,14 @@ def ended(name: str, work: Callable[[], None]) -> NoReturn:
 
 def main() -> None:
     """Entry point."""
-    from pipeline.cli import doctor, models, registry
+    from pipeline.cli import data, doctor, export, models, registry, serve
 
     models.add_to(app)
     app.command()(registry.compare)
+    app.command()(registry.report)
     app.add_typer(registry.app, name="registry")
+    app.add_typer(data.app, name="data")
+    export.add_to(app)
+    serve.add_to(app)
     doctor.add_to(app)
     app()

@@ -131,11 +131,21 @@ def _store(paths: Paths) -> Check:
     return Check("MLflow", True, uri(paths))
 
 
+def _ports() -> Check:
+    """Told, and no fault: what holds a port may be this project's own service."""
+    from pipeline.serve import PORT, taken
+    from pipeline.ui import PORT as UI_PORT
+
+    ways = {int(UI_PORT): "PORT=5001 make ui", PORT: f"vae serve --port {PORT + 1}"}
+    held = [f"{port} is in use: `{other}` takes another" for port, other in ways.items() if taken("127.0.0.1", port)]
+    return Check("ports", True, "; ".join(held) or f"{' and '.join(map(str, ways))} are free")
+
+
 def checks(paths: Paths) -> list[Check]:
     """All of them; one that fails by itself is not well."""
     every: list[Callable[[], Check]] = [
         _python, _packages, _accelerator, _memory, _shared_memory, lambda: _disk(paths), lambda: _parameters(paths),
-        lambda: _profile(paths), lambda: _store(paths),
+        lambda: _profile(paths), lambda: _store(paths), _ports,
     ]  # fmt: skip
     found = []
     for look in every:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.errors import BadConfigError, BadDataError, InputMissingError
 from vae.artefact import Generator
-from vae.pictures import grid, shown
+from vae.pictures import sheet, shown
 from vae.use import pixels_of
 
 STANDARD = "-"  # input or output
@@ -68,19 +68,19 @@ def check_output(out: str) -> None:
 def write_images(images_NHWC: np.ndarray, mode: str, out: str, columns: int) -> str:
     """Write as ``out`` says; returns what was written, in words.
 
-    A PNG is a grid of ``columns``, of its own pixels; a GIF or WebP shows one image after the other; an .npz has the array
+    A PNG is one image, or a grid of at most ``columns``; a GIF or WebP shows one image after the other; an .npz has the array
     ``images``; anything else is a folder, of a PNG each; - is a PNG on standard output.
     """
     path, suffix = Path(out), Path(out).suffix.lower()
     count = f"{len(images_NHWC)} image{'s' if len(images_NHWC) > 1 else ''}"
     if out == STANDARD:
         buffer = io.BytesIO()
-        grid(images_NHWC, columns, zoom=1, mode=mode).save(buffer, format="PNG")
+        sheet(images_NHWC, columns, mode).save(buffer, format="PNG")
         sys.stdout.buffer.write(buffer.getvalue())
         return f"{count} on standard output"
     (path if not suffix else path.parent).mkdir(parents=True, exist_ok=True)
     if suffix == ".png":
-        grid(images_NHWC, columns, zoom=1, mode=mode).save(path)
+        sheet(images_NHWC, columns, mode).save(path)
     elif suffix == ".npz":
         np.savez_compressed(path, images=images_NHWC)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from pathlib import Path
@@ -12,14 +11,14 @@ import numpy as np
 import torch
 import typer
 
-from pipeline.cli import reference
+from pipeline import reference
 from pipeline.cli.app import ended
 from pipeline.cli.files import STANDARD, check_output, read_images, write_images
 from pipeline.errors import BadConfigError, BadDataError, InputMissingError
 from pipeline.paths import Paths
 from pipeline.registry import CHAMPION
 from vae.artefact import Generator
-from vae.use import interpolation, traversal
+from vae.use import class_number, interpolation, traversal
 
 MOST_IMAGES = 100_000  # of one command
 COLUMNS = 8
@@ -35,14 +34,12 @@ Json = Annotated[bool, typer.Option("--json", help="for a machine")]
 
 def _labels(generator: Generator, label: str | None, count: int) -> torch.Tensor | None:
     """Class numbers of ``count`` images of one label; None where none is said."""
-    known = generator.contract.get("labels", []) if generator.config.classes else []
     if label is None:
         return None
-    if label not in known:
-        close = difflib.get_close_matches(label, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none, the model has no classes'}"
-        raise BadConfigError(f"--label: unknown label {label!r}; {hint}")
-    return torch.full((count,), known.index(label))
+    try:
+        return torch.full((count,), class_number(label, generator))
+    except ValueError as error:
+        raise BadConfigError(f"--label: {error}") from None
 
 
 def _needed(generator: Generator, label: str | None, count: int) -> torch.Tensor | None:
@@ -166,7 +163,8 @@ def traverse(
             raise BadConfigError(f"--dimensions: {', '.join(wrong)} are none of the model's latents 0 to {latents - 1}")
         _, pixels = read_images([image], generator)
         (z_D,), _ = generator.encode(pixels, _needed(generator, label, 1))
-        z_ND = traversal(z_D, [int(part) for part in chosen], steps, extent)
+        end_D = torch.full((latents,), extent)
+        z_ND = traversal(z_D, [int(part) for part in chosen], -end_D, end_D, steps)
         _written(called, generator, generator.decode(z_ND, _labels(generator, label, len(z_ND))), out, steps)
 
     ended("traverse", work)

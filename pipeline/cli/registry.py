@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pipeline import ledger
 from pipeline.cli.app import ended
-from pipeline.cli.reference import registry_of
 from pipeline.errors import InputMissingError
-from pipeline.paths import Paths
+from pipeline.paths import REPORT, Paths
+from pipeline.registry import CHAMPION, Registry
+from vae.files import write_text
 
 app = typer.Typer(help="Who is champion, who was, and why.", no_args_is_help=True)
 Name = Annotated[str, typer.Option("--name", help="of the registered model; else register.name of params.yaml")]
@@ -28,7 +30,7 @@ def versions(name: Name = "", as_json: Json = False) -> None:
     """All versions; the champion has a star."""
 
     def work() -> None:
-        registry = registry_of(Paths.here(), name)
+        registry = Registry.here(Paths.here(), name)
         holder, every = registry.champion(), registry.versions()
         if not every:
             raise InputMissingError(f"models:/{registry.name} has no versions: `make run` first")
@@ -46,7 +48,7 @@ def history(name: Name = "", as_json: Json = False) -> None:
     """Every attempt at the championship, every rollback: when, who, both versions, why."""
 
     def work() -> None:
-        registry = registry_of(Paths.here(), name)
+        registry = Registry.here(Paths.here(), name)
         entries = ledger.history(registry)
         if not entries and not registry.versions():
             raise InputMissingError(f"models:/{registry.name} does not exist: `make run` first")
@@ -61,7 +63,7 @@ def rollback(name: Name = "") -> None:
 
     def work() -> None:
         paths = Paths.here()
-        print(_told(ledger.rollback(registry_of(paths, name), paths)))
+        print(_told(ledger.rollback(Registry.here(paths, name), paths)))
 
     ended("registry", work)
 
@@ -76,7 +78,7 @@ def promote(
 
     def work() -> None:
         paths = Paths.here()
-        print(_told(ledger.promote_by_hand(registry_of(paths, name), paths, version, reason)))
+        print(_told(ledger.promote_by_hand(Registry.here(paths, name), paths, version, reason)))
 
     ended("registry", work)
 
@@ -90,10 +92,28 @@ def compare(
     def work() -> None:
         from pipeline.compare import compare as compared
 
-        page, text = compared((first, second), Paths.here())
-        print(f"{text.read_text(encoding='utf-8')}\n{page}\n{text}")
+        print(compared((first, second), Paths.here()))
 
     ended("compare", work)
+
+
+def report(
+    which: Annotated[str, typer.Argument(help="a version, or an alias")] = CHAMPION,
+    out: Annotated[Path, typer.Option("--out", "-o", help="the page")] = Path("report.html"),
+    name: Name = "",
+) -> None:
+    """The report of a version: one page that needs nothing beside it.
+
+    vae report 3 -o cats-3.html
+    """
+
+    def work() -> None:
+        registry = Registry.here(Paths.here(), name)
+        version = registry.version(which)
+        write_text(out, registry.text(version, REPORT))
+        print(f"models:/{registry.name}/{version}: {out}")
+
+    ended("report", work)
 
 
 @app.command()
@@ -106,7 +126,7 @@ def gc(
 
     def work() -> None:
         paths = Paths.here()
-        doomed = ledger.collect(registry_of(paths, name), paths, keep, really)
+        doomed = ledger.collect(Registry.here(paths, name), paths, keep, really)
         word = "deleted" if really else "would be deleted (with --really)"
         print(f"{len(doomed)} versions {word}{': ' + ', '.join(doomed) if doomed else ''}")
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from workspace import LONG, Workspace
 
 from vae.files import canonical_json, read_json, write_text
+from workspace import LONG, Workspace
 
 TABLE = Path(__file__).resolve().parents[2] / "reports" / "faults.json"
 

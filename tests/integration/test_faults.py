@@ -9,6 +9,7 @@ import signal
 import sys
 
 import pytest
+
 from workspace import LONG, Workspace, free_port, one_line
 
 END_SECONDS = 60

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from raylets import cluster
 from workspace import LONG, Workspace, one_line
 

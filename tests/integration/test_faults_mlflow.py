@@ -8,53 +8,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from mlflow_server import mlflow_server
 from workspace import LONG, Workspace, free_port
-
-UP_SECONDS = 90
-
-
-@contextmanager
-def _server(folder: Path, port: int) -> Iterator[subprocess.Popen]:
-    """A real MLflow server on the loopback, its store below ``folder``."""
-    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    store = [
-        "--backend-store-uri",
-        f"sqlite:///{folder / 'server.db'}",
-        "--artifacts-destination",
-        str(folder / "server-artifacts"),
-    ]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "server.log").open("a") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command, *store],
-            cwd=folder,
-            env=environment,
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )
-        try:
-            deadline = time.monotonic() + UP_SECONDS
-            while True:
-                assert process.poll() is None, (folder / "server.log").read_text()
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
-                    break
-                except OSError:
-                    assert time.monotonic() < deadline, "the server does not come up"
-                    time.sleep(0.1)
-            yield process
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, 15)
-                process.wait(30)
 
 
 class Proxy:
@@ -132,7 +92,7 @@ def test_training_ends_well_without_its_mlflow_and_sync_brings_everything(
 ) -> None:
     ready.set(LONG)
     port = free_port()
-    with _server(tmp_path, port) as server:
+    with mlflow_server(tmp_path, port) as server:
         proxy = Proxy(port)
         uri = f"http://127.0.0.1:{proxy.port}"
         code, output = _train(ready, uri, proxy.swallow if fault == "swallows" else lambda: _kill_all(server))
@@ -142,7 +102,7 @@ def test_training_ends_well_without_its_mlflow_and_sync_brings_everything(
         proxy.close()
     again = ready.run(sys.executable, "-m", "pipeline.sync", MLFLOW_TRACKING_URI=uri)
     assert again.returncode == 69 and "Traceback" not in again.stderr  # it is still away
-    with _server(tmp_path, proxy.port):
+    with mlflow_server(tmp_path, proxy.port):
         sent = ready.run(sys.executable, "-m", "pipeline.sync", MLFLOW_TRACKING_URI=uri)
         assert sent.returncode == 0 and "sent 1 of 1" in sent.stdout, sent.stderr
         _everything_arrived(ready, uri)

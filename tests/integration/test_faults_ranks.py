@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from ranks import STEPS, Group
 
 FIRST, MIDDLE, LAST = 0, 13, STEPS - 1

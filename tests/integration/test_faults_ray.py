@@ -8,6 +8,7 @@ import time
 
 import psutil
 import pytest
+
 from workspace import LONG, Workspace, one_line
 
 END_SECONDS = 120

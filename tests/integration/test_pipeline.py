@@ -17,9 +17,13 @@ import urllib.request
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 from PIL import Image
+
+from vae.artefact import load_artefact
+from vae.files import read_json, read_manifest
 from workspace import Workspace, free_port, one_line
 
 STAGES = ("download", "preprocess", "augment", "extractor", "tune", "train", "evaluate", "register", "report")
@@ -133,6 +137,46 @@ np.save(sys.argv[2], a)
     result = Workspace.run(done, sys.executable, "-c", code, f"sqlite:///{done.root / 'mlflow.db'}", str(target), **environment)
     assert result.returncode == 0, result.stderr
     assert np.load(target).std() > 1
+
+
+def test_report_of_a_version_is_the_page_that_the_stage_made(done: Workspace) -> None:
+    result = done.run("vae", "report", "-o", "page.html")
+    assert result.returncode == 0, result.stderr
+    assert (done.root / "page.html").read_text() == (done.root / "reports" / "report.html").read_text()
+
+
+def test_model_is_exported_where_it_keeps_its_bounds_and_refused_where_it_does_not(done: Workspace) -> None:
+    for form in ("onnx", "torch-export", "safetensors"):
+        result = done.run("vae", "export", "--to", form)
+        assert result.returncode == 0, result.stderr
+        assert [line.split()[0] for line in result.stdout.splitlines()[:3]] == ["form", "pytorch", form]
+    runs = onnxruntime.InferenceSession(done.root / "export-onnx" / "decoder.onnx", providers=["CPUExecutionProvider"])
+    generator = load_artefact(done.root / "export-safetensors")
+    z_ND = generator.latents(5, 0)
+    (found,) = runs.run(None, {"latents": z_ND.numpy()})
+    assert np.abs(found - generator.model.sample(z_ND).numpy()).max() <= 1e-4
+    told = read_json(done.root / "export-onnx" / "export.json")
+    assert told["misses"] == [] and [row["form"] for row in told["rows"]] == ["pytorch", "onnx"]
+    read_manifest(done.root / "export-onnx")
+    # A model of seconds is not 3.5 times smaller in integers: its weights are few.
+    refused = done.run("vae", "export", "--to", "int8", "-o", "small")
+    assert (
+        refused.returncode == 70
+        and "nothing is written: int8 is" in refused.stderr.splitlines()[-1]
+        and not (done.root / "small").exists()
+    )
+    forced = done.run("vae", "export", "--to", "int8", "-o", "small", "--force")
+    assert forced.returncode == 0 and "written by --force" in forced.stdout, forced.stderr
+    assert {path.name for path in (done.root / "small").iterdir()} == {
+        "decoder.onnx", "encoder.onnx", "config.json", "prior.safetensors", "export.json", "MANIFEST.json",
+    }  # fmt: skip
+    again = done.run("vae", "export", "--to", "safetensors")  # an export is replaced
+    assert again.returncode == 0, again.stderr
+    for place in ("data", "models/vae", "data/processed"):  # whatever else has a manifest is not
+        before = _tree_hash(done.root / place)
+        unknown = done.run("vae", "export", "--to", "safetensors", "-o", place)
+        assert unknown.returncode == 65 and "is no export, which alone is replaced" in unknown.stderr
+        assert _tree_hash(done.root / place) == before
 
 
 @pytest.mark.slow

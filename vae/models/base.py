@@ -134,7 +134,8 @@ class VAE(nn.Module, ABC):
     def encode(self, x_NCHW: Tensor, label_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Posterior mean and log-variance, each (N, D); of a hierarchy along its means."""
         observed = self.observe(x_NCHW, label_N)
-        posterior = self.infer(observed, observed[0].new_zeros(len(x_NCHW), self.latent_dim))
+        count = x_NCHW.shape[0]  # len() would be a constant to torch.export
+        posterior = self.infer(observed, observed[0].new_zeros(count, self.latent_dim))
         return posterior.mean_ND, posterior.logvar_ND
 
     def forward(self, x_NCHW: Tensor, noise_ND: Tensor, label_N: Tensor | None = None) -> Output:

@@ -79,7 +79,7 @@ class _Layer(nn.Module):
     def prior_of(self, h_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and scale of p(z_l | z_<l), each float32 (N, Z, H, W); 0 and 1 before training, and always in the top layer."""
         if self.prior is None:
-            mean_NZHW = h_NCHW.new_zeros(len(h_NCHW), self.enter.in_channels, *h_NCHW.shape[2:], dtype=torch.float32)
+            mean_NZHW = h_NCHW.new_zeros(h_NCHW.shape[0], self.enter.in_channels, *h_NCHW.shape[2:], dtype=torch.float32)
             return mean_NZHW, torch.ones_like(mean_NZHW)
         mean_NZHW, raw_NZHW = self.prior(h_NCHW).float().chunk(2, dim=1)
         return mean_NZHW, torch.exp(LOG_SCALE_LIMIT * torch.tanh(raw_NZHW / LOG_SCALE_LIMIT))
@@ -169,7 +169,7 @@ class LadderVAE(VAE):
         for stage in self.down:
             x_NCHW = self._again(stage, x_NCHW)
             features.append(x_NCHW)
-        return self._begin(len(x_NCHW), label_N), *features[::-1]
+        return self._begin(x_NCHW.shape[0], label_N), *features[::-1]
 
     def infer(self, observed: tuple[Tensor, ...], noise_ND: Tensor) -> Posterior:
         """Top-down, each layer's posterior from the sample of those above it."""
@@ -185,7 +185,7 @@ class LadderVAE(VAE):
 
     def decode(self, z_ND: Tensor, label_N: Tensor | None = None) -> Tensor:
         layers = iter(z_ND.split(self.rate_groups, dim=1))
-        h_NCHW = self._begin(len(z_ND), label_N)
+        h_NCHW = self._begin(z_ND.shape[0], label_N)
         for stage in self._down_from_top():
             h_NCHW = self._again(stage.rise, h_NCHW)
             for layer in stage:

@@ -104,7 +104,7 @@ class VectorQuantisedVAE(VAE):
     def observe(self, x_NCHW: Tensor, label_N: Tensor | None = None) -> tuple[Tensor, ...]:
         """The encoder's vectors, float32 (N, P, Z), each of length sqrt(Z); what the prior starts from (N, 1, C)."""
         h_NPZ = self._through(self.encoder, x_NCHW).float().permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, CODE_SIZE))
-        return torch.nn.functional.layer_norm(h_NPZ, (CODE_SIZE,)), self.prior.begin(len(x_NCHW), label_N)
+        return torch.nn.functional.layer_norm(h_NPZ, (CODE_SIZE,)), self.prior.begin(x_NCHW.shape[0], label_N)
 
     def infer(self, observed: tuple[Tensor, ...], noise_ND: Tensor) -> Posterior:
         """The nearest codes and a draw within their cells; the penalty is commitment, and what moves the book.
@@ -141,7 +141,7 @@ class VectorQuantisedVAE(VAE):
         place_NP = torch.special.ndtr(z_ND.double())
         found: list[Tensor] = []
         for p in range(self.latent_dim):
-            before_N1C = self.prior.code(found[-1])[:, None] if found else self.prior.begin(len(z_ND), label_N)
+            before_N1C = self.prior.code(found[-1])[:, None] if found else self.prior.begin(z_ND.shape[0], label_N)
             code, _, upper = cells(self.prior.next(before_N1C, p, cache))
             cell = torch.searchsorted(upper, place_NP[:, p, None].contiguous()).clamp_max(code.shape[1] - 1)
             found.append(code.gather(1, cell)[:, 0])

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from configs import fit_config, model_config
 from PIL import Image
 
+from configs import fit_config, model_config
 from pipeline import augment as augment_stage
 from pipeline import preprocess as preprocess_stage
 from pipeline.augment import PARAMS, SHEET_GAP, SHEET_LABEL, SHEET_POLICY_ROWS, augment, draw_sheet, sheet_rows, variations

@@ -19,7 +19,6 @@ import pytest
 import scipy.io
 from PIL import Image
 from sklearn.datasets import load_digits
-from web_server import Site, cut, in_turn, ranged, status
 
 from pipeline.download import PARAMS, download
 from pipeline.errors import BadDataError, InputMissingError, PipelineError, UnavailableError
@@ -29,6 +28,7 @@ from pipeline.sources import arrays, catalogue
 from pipeline.sources.catalogue import CATALOGUE, Entry
 from pipeline.sources.matlab import read_mat
 from vae.files import MANIFEST
+from web_server import Site, cut, in_turn, ranged, status
 
 pytestmark = pytest.mark.timeout(60)
 

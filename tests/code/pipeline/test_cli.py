@@ -2,49 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-from dataclasses import asdict
+import socket
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from configs import model_config, prior_config
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from models import saved_model
 from pipeline import ledger
-from pipeline.cli import doctor, models, registry
+from pipeline.cli import data, doctor, models, registry
 from pipeline.cli.app import app
 from pipeline.paths import Paths
 from pipeline.registry import Registry
 from pipeline.tracking import Tracker
-from vae.artefact import Generator, load_artefact, save_artefact
-from vae.decode import Rules
-from vae.models import build
-from vae.samplers import fit_prior
+from vae.artefact import load_artefact
 
-RULES = Rules(height=8, width=8, mode="RGB", fit="crop", filter="lanczos", background=(255, 255, 255), min_side_pixels=4,
-              max_aspect_ratio=5.0, max_pixels=10_000)  # fmt: skip
 models.add_to(app)
 doctor.add_to(app)
 app.add_typer(registry.app, name="registry")
-
-
-def _model(folder: Path, classes: int = 0) -> Generator:
-    config = model_config(image_shape=(8, 8, 3), latent_dim=3, classes=classes)
-    torch.manual_seed(0)
-    model = build(config).eval()
-    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3)).astype(np.uint8)
-    labels = torch.arange(60) % classes if classes else None
-    prior = fit_prior(model, images, prior_config(name="normal"), 0, labels)
-    folder.mkdir(parents=True)
-    names = ["ape", "bee", "cat"][:classes]
-    save_artefact(
-        folder, model, config, prior, {"mode": "RGB", "image_shape": [8, 8, 3], "labels": names, "rules": asdict(RULES)}
-    )
-    return load_artefact(folder)
+app.add_typer(data.app, name="data")
+app.command()(registry.report)
 
 
 @pytest.fixture
@@ -52,8 +38,8 @@ def here(tmp_path, monkeypatch) -> Path:
     """An empty folder to be in, with the model ``m`` and one of three classes, ``k``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it, and another test's store would be found
-    _model(tmp_path / "m")
-    _model(tmp_path / "k", classes=3)
+    saved_model(tmp_path / "m")
+    saved_model(tmp_path / "k", classes=3)
     return tmp_path
 
 
@@ -273,3 +259,45 @@ def test_doctor_says_what_is_wrong_and_what_to_do(project, monkeypatch):
     project.paths.params.write_text(project.text.replace("seed: ", "sed: ", 1))
     result = vae("doctor")
     assert result.exit_code == 69 and "WRONG  params.yaml" in result.stdout and "base.sed" in result.stdout
+
+
+def test_store_of_another_mlflow_and_a_file_that_is_no_store_are_told_as_that(project, monkeypatch):
+    monkeypatch.chdir(project.root)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    Tracker(project.paths)
+    with contextlib.closing(sqlite3.connect(project.paths.mlflow_database)) as store:
+        store.execute("update alembic_version set version_num = '451aebb31d03'")  # of MLflow 1
+        store.commit()
+    code = "from pipeline.cli.app import main; main()"  # MLflow keeps what it knows of a store: another process
+    command = [sys.executable, "-c", code, "registry", "versions"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 69 and "another version of MLflow: copy it, then `mlflow db upgrade sqlite:" in done.stderr
+    project.paths.mlflow_database.write_bytes(b"no database" * 1000)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 69 and "cannot be used" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_data_is_looked_at_used_and_checked(project, monkeypatch):
+    monkeypatch.chdir(project.root)
+    folder = project.root / "photos"
+    folder.mkdir()
+    for seed in range(4):
+        picture(folder / f"{seed}.png", (40, 40), seed=seed)
+    told = vae("data", "look", "photos")
+    assert told.exit_code == 0 and "4 files, in colour, all 40 x 40 pixels" in told.output
+    before = project.paths.params.read_text()
+    used = vae("data", "use", str(folder))
+    assert "params.yaml: download.source = path" in used.output and project.paths.params.read_text() != before
+    assert "uses them already" in vae("data", "use", str(folder)).output
+    refused(vae("data", "look", "nowhere"), 66, "nowhere")
+    refused(vae("data", "verify"), 66, "no artefact in")
+
+
+def test_doctor_names_a_port_that_is_in_use(project, monkeypatch):
+    monkeypatch.chdir(project.root)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        monkeypatch.setattr("pipeline.serve.PORT", other.getsockname()[1])
+        (ports,) = (check for check in json.loads(vae("doctor", "--json").stdout) if check["name"] == "ports")
+        assert f"{other.getsockname()[1]} is in use: `vae serve --port" in ports["found"]

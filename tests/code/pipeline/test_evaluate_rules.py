@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from configs import model_config
 
+from configs import model_config
 from pipeline import scores
 from pipeline.assessment import _latent_scores, _likelihood, protocol
 from pipeline.errors import BadConfigError, BadDataError

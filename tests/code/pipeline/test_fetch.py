@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from web_server import Site, cut, in_turn, ranged, redirect, send, status, whole
 
 from pipeline.sources import fetch as module
 from pipeline.sources.address import Policy, parsed, shown
 from pipeline.sources.address import is_public as really_public
 from pipeline.sources.fetch import Fetcher, Settings
 from pipeline.sources.web import LinkError
+from web_server import Site, cut, in_turn, ranged, redirect, send, status, whole
 
 BODY = bytes(range(256)) * 1000
 SUM = f"sha256:{hashlib.sha256(BODY).hexdigest()}"

@@ -18,8 +18,8 @@ from pipeline.job import classes
 from pipeline.paths import INDEX
 from pipeline.preprocess import preprocess
 from pipeline.pyfunc import VaePyfunc
-from pipeline.scores import class_scores, label_shares
-from vae.data import LABELS, ImageShards, ShardWriter, save_labels
+from pipeline.scores import label_scores
+from vae.data import LABELS, ImageShards, ShardWriter
 from vae.files import read_manifest
 
 SMALL = {"base__image_size": 8, "preprocess__val_fraction": 0.3, "preprocess__test_fraction": 0.3}
@@ -99,43 +99,27 @@ def test_missing_labels_are_bad_data_where_the_model_is_to_be_told_them(project,
     assert classes(told(project, False), project.paths.processed) == 0
 
 
-def test_class_scores_are_the_shares_that_the_network_tells_right(tmp_path):
-    images = np.repeat(np.arange(40, dtype=np.uint8) % 4, 64).reshape(40, 8, 8, 1)  # a picture is its class, in black
-    writer = ShardWriter(tmp_path, (8, 8, 1), 40)
-    writer.add_all(images)
-    writer.close()
-    save_labels(tmp_path, np.where(np.arange(40) < 10, 3, np.arange(40) % 4))  # 7 or 8 of them wrong
-    wrong = sum(i % 4 != 3 for i in range(10))
-    network = SimpleNamespace(
-        config=SimpleNamespace(task="labels"), told=lambda images: torch.as_tensor(images)[:, 0, 0, 0].long()
-    )
-    generator = SimpleNamespace(classes=lambda n, seed: torch.arange(n) % 4 if seed == 0 else None)
-    drawn = images.copy()
-    drawn[:4] = 9
-    scores = class_scores(generator, network, drawn, ImageShards(tmp_path), 0)
-    assert scores == {"class_accuracy": pytest.approx(36 / 40), "class_accuracy_real": pytest.approx(1 - wrong / 40)}
-    assert class_scores(generator, network, drawn, ImageShards(tmp_path), 1) == {}
-    network.config.task = "turns"
-    assert class_scores(generator, network, drawn, ImageShards(tmp_path), 0) == {}
-
-
-def test_label_shares_are_told_with_the_distance_of_both(tmp_path):
-    def pictures(*classes: int) -> np.ndarray:
+def test_what_the_network_takes_samples_for_is_told_beside_test_and_training_images(tmp_path):
+    def pictures(*classes: int) -> np.ndarray:  # a picture is its class, in black
         return np.repeat(np.array(classes, np.uint8), 64).reshape(-1, 8, 8, 1)
 
     writer = ShardWriter(tmp_path, (8, 8, 1), 40)
     writer.add_all(pictures(0, 0, 0, 1, 1, 1, 2, 2))
     writer.close()
+    train = ImageShards(tmp_path)
     network = SimpleNamespace(
         config=SimpleNamespace(task="labels"), told=lambda images: torch.as_tensor(images)[:, 0, 0, 0].long()
     )
-    drawn, test = pictures(0, 0, 0, 0, 0, 0, 1, 1), pictures(0, 1, 2, 2)
-    scores, table = label_shares(network, drawn, test, ImageShards(tmp_path), ["ape", "bee", "cat"])
+    drawn, test, labels = pictures(0, 0, 0, 0, 0, 0, 1, 1), pictures(0, 1, 2, 2), ["ape", "bee", "cat"]
+    scores, table = label_scores(network, (drawn, None), (test, None), train, labels)
     # samples 6/8, 2/8, 0; test images 1/4, 1/4, 1/2; training images 3/8, 3/8, 2/8
     assert scores == {"label_distance": pytest.approx(0.5), "label_distance_real": pytest.approx(0.25)}
     assert table.loc["ape"].tolist() == [0.25, 0.75] and table.loc["cat"].tolist() == [0.5, 0.0]
+    asked_N, label_N = torch.tensor([0, 0, 0, 0, 0, 1, 1, 2]), torch.tensor([0, 0, 2, 2])  # 2 of 8 and 1 of 4 otherwise
+    scores, _ = label_scores(network, (drawn, asked_N), (test, label_N), train, labels)
+    assert (scores["class_accuracy"], scores["class_accuracy_real"]) == (6 / 8, 3 / 4)
     network.config.task = "turns"
-    assert label_shares(network, drawn, test, ImageShards(tmp_path), []) == ({}, None)
+    assert label_scores(network, (drawn, asked_N), (test, label_N), train, []) == ({}, None)
 
 
 def test_request_by_label_draws_that_class_and_others_say_what_is_wrong():
@@ -146,13 +130,13 @@ def test_request_by_label_draws_that_class_and_others_say_what_is_wrong():
         return np.zeros((n, 8, 8, 1), np.uint8)
 
     model = VaePyfunc()
-    model.generator = SimpleNamespace(sample=sample, contract={"labels": list(NAMES)})
+    model.generator = SimpleNamespace(sample=sample, config=SimpleNamespace(classes=3), contract={"labels": list(NAMES)})
     request = pd.DataFrame({"n": [2, 1, 1], "seed": [0, 0, 0], "label": ["cat", "ape", None]})
     assert len(model.predict(None, request)) == 4 and asked == [[2, 2], [0], None]
     model.predict(None, request[["n", "seed"]])
     assert asked[3:] == [None] * 3
     with pytest.raises(ValueError, match="unknown label 'cats': did you mean 'cat'"):
         model.predict(None, pd.DataFrame({"n": [1], "seed": [0], "label": ["cats"]}))
-    model.generator.contract = {"labels": []}
+    model.generator.config.classes = 0
     with pytest.raises(ValueError, match="unknown label 'cat': known are none"):
         model.predict(None, pd.DataFrame({"n": [1], "seed": [0], "label": ["cat"]}))

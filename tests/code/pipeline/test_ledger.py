@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 
 import pytest
 
+from contention import contend
 from pipeline import ledger
 from pipeline.errors import InputMissingError, TemporaryError, UnavailableError
 from pipeline.paths import Paths
@@ -30,7 +29,7 @@ def add(registry: Registry) -> str:
 
 def promote(registry: Registry, paths: Paths) -> str:
     version = add(registry)
-    with ledger.locked(paths, "cats"):
+    with ledger.locked(registry, paths):
         before = registry.champion()
         ledger.crown(registry, version)
         ledger.record(registry, ledger.PROMOTED, version, before, version, reason="better")
@@ -76,7 +75,7 @@ def test_registration_that_was_killed_leaves_the_champion_and_is_closed_by_the_n
     promote(registry, paths)
     left = add(registry)  # and then killed: no decision
     assert registry.undecided() == [left]
-    with ledger.locked(paths, "cats"):
+    with ledger.locked(registry, paths):
         assert ledger.mend(registry) == [left] and ledger.mend(registry) == []
     assert registry.champion() == "1" and ledger.history(registry)[-1]["event"] == "interrupted"
 
@@ -110,7 +109,7 @@ def test_collect_after_a_rollback_spares_whom_the_next_one_goes_back_to(registry
     assert ledger.rollback(registry, paths)["champion_after"] == 2
     add(registry)
     assert ledger.collect(registry, paths, keep=1, really=True) == ["3"]
-    with ledger.locked(paths, "cats"):
+    with ledger.locked(registry, paths):
         ledger.record(registry, ledger.KEPT, "4", "2", "2", reason="worse")
     assert ledger.rollback(registry, paths)["champion_after"] == 1
 
@@ -118,64 +117,21 @@ def test_collect_after_a_rollback_spares_whom_the_next_one_goes_back_to(registry
 def test_lock_is_waited_for_and_given_up_with_a_word(registry, tmp_path):
     paths, started = Paths(tmp_path), time.monotonic()
     with (
-        ledger.locked(paths, "cats"),
+        ledger.locked(registry, paths),
         pytest.raises(TemporaryError, match="another process works on models:/cats"),
-        ledger.locked(paths, "cats", wait_seconds=0.2),
+        ledger.locked(registry, paths, wait_seconds=0.2),
     ):
         raise AssertionError
     assert time.monotonic() - started < 30
-    with ledger.locked(paths, "cats", wait_seconds=0):
+    with ledger.locked(registry, paths, wait_seconds=0):
         pass
 
 
-ROUND = """
-import random, sys
-from pathlib import Path
-from pipeline import ledger
-from pipeline.paths import Paths
-from pipeline.registry import Registry
-from pipeline.tracking import Tracker
-
-paths, number, rounds = Paths(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
-tracker = Tracker(paths)
-registry, chance = Registry(tracker, "cats"), random.Random(number)
-for _ in range(rounds):
-    score = chance.random()
-    with ledger.locked(paths, "cats"):
-        version = str(tracker.client.create_model_version("cats", "file:///nowhere", tags={"score": str(score)}).version)
-        holder = registry.champion()
-        best = float(tracker.client.get_model_version("cats", holder).tags["score"]) if holder else -1.0
-        if score > best:
-            ledger.crown(registry, version)
-        after = version if score > best else holder
-        ledger.record(registry, "promoted" if score > best else "kept", version, holder, after, score=score)
-        registry.tag(version, {"vaeline.promoted": str(score > best).lower()})
-"""
-
-
-def _contend(registry: Registry, folder, processes: int, rounds: int) -> None:
-    started = [
-        subprocess.Popen([sys.executable, "-c", ROUND, str(folder), str(number), str(rounds)], stderr=subprocess.PIPE, text=True)
-        for number in range(processes)
-    ]
-    for process in started:
-        _, errors = process.communicate(timeout=600)
-        assert process.returncode == 0, errors
-    records = ledger.history(registry)
-    assert [entry["number"] for entry in records] == list(range(processes * rounds))  # none is lost
-    champion, best = None, -1.0
-    for entry in records:  # one chain: each saw the champion that the one before left, and it never got worse
-        assert entry["champion_before"] == champion
-        assert (entry["event"] == "promoted") == (entry["score"] > best)
-        best, champion = max(best, entry["score"]), entry["champion_after"]
-    assert registry.champion() == str(champion) and registry.undecided() == []
-
-
 def test_two_processes_at_once_are_one_after_the_other(registry, tmp_path):
-    _contend(registry, tmp_path, 2, 4)
+    contend(registry, [tmp_path] * 2, 4)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_eight_processes_in_200_rounds_never_lose_a_decision(registry, tmp_path):
-    _contend(registry, tmp_path, 8, 25)
+    contend(registry, [tmp_path] * 8, 25)

@@ -13,12 +13,12 @@ from types import SimpleNamespace
 import fsspec
 import pandas as pd
 import pytest
-from web_server import Site, cut, in_turn, redirect, status, whole
 
 from pipeline.download import PARAMS, download
 from pipeline.errors import BadConfigError, BadDataError, InputMissingError, PipelineError, UnavailableError
 from pipeline.raw import read_failures, read_files
 from pipeline.sources import gather, manifest
+from web_server import Site, cut, in_turn, redirect, status, whole
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from configs import model_config
 
+from configs import model_config
 from pipeline import forecast, params, probe
 from pipeline.cluster import Profile
 from pipeline.errors import BadConfigError, CannotWriteError

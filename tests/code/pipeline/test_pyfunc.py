@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from configs import model_config, prior_config
 from PIL import Image
 
-from pipeline.pyfunc import MOST_BYTES, OPERATIONS, VaePyfunc
+from configs import model_config, prior_config
+from pipeline.pyfunc import VaePyfunc
+from vae.answers import MOST_BYTES, OPERATIONS
 from vae.artefact import save_artefact
 from vae.decode import Rules
 from vae.models import build
@@ -60,10 +61,11 @@ def ask(model: VaePyfunc, rows: pd.DataFrame, **params: object) -> np.ndarray:
 def test_each_operation_is_what_the_generator_says(model):
     generator = model.generator
     first_ND, second_ND = (generator.encode(images)[0] for images in (IMAGES[:3], IMAGES[2:]))
+    low_D, high_D = torch.full((3,), -2.0), torch.full((3,), 2.0)
     expected = {
         "reconstruct": generator.reconstruct(IMAGES[:3]), "encode": first_ND.numpy(), "score": generator.bound(IMAGES[:3]).numpy(),
         "interpolate": generator.decode(torch.cat([interpolation(a, b, 4, False) for a, b in zip(first_ND, second_ND, strict=True)])),
-        "traverse": generator.decode(torch.cat([traversal(z_D, [0, 1, 2], 4, 2.0) for z_D in first_ND])),
+        "traverse": generator.decode(torch.cat([traversal(z_D, [0, 1, 2], low_D, high_D, 4) for z_D in first_ND])),
     }  # fmt: skip
     for op, values in expected.items():
         np.testing.assert_array_equal(ask(model, ROWS, op=op, steps=4, extent=2.0), values, err_msg=op)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 import pytest
-from configs import model_config
 from safetensors.torch import save_file
 
+from configs import model_config
 from pipeline.errors import BadConfigError
 from pipeline.train import PARAMS, warm_start
 from vae.files import DamagedError, canonical_json, sha256_file, write_manifest, write_text

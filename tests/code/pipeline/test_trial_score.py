@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from configs import model_config, prior_config
 
+from configs import model_config, prior_config
 from pipeline import trial_score
 from pipeline.errors import BadDataError
 from pipeline.trial_score import OF_FACTORS, OF_SAMPLES, SCORES, Scorer, settings

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from configs import fit_config, model_config
 
+from configs import fit_config, model_config
 from pipeline.choice import chosen
 from pipeline.cluster import Profile
 from pipeline.errors import TrainingFailedError

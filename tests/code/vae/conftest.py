@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import configs
 import pytest
 
+import configs
 from vae.config import FitConfig, ModelConfig
 
 

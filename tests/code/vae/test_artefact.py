@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from configs import prior_config
 from safetensors.torch import load_file
 
+from configs import prior_config
 from vae.artefact import BATCH, Generator, load_artefact, save_artefact
 from vae.config import ModelConfig
 from vae.data import ImageShards

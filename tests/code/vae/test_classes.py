@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from configs import fit_config, model_config, prior_config
 
+from configs import fit_config, model_config, prior_config
 from vae.artefact import Generator, load_artefact, save_artefact
 from vae.data import LABELS, ImageShards, ShardWriter, save_labels, stream_indices
 from vae.loader import Loader

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from configs import fit_config, model_config
 from safetensors.torch import load_file, save_file
 from test_augment_policy import POLICY, keys
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from configs import fit_config, model_config
 from vae import run
 from vae.augment import OnTheFly
 from vae.config import ModelConfig

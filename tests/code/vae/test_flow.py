@@ -9,10 +9,10 @@ from functools import partial
 import pytest
 import scipy.stats
 import torch
-from configs import prior_config
-from densities import PLANTED, gaussian_nats, seeded
 from torch import Tensor
 
+from configs import prior_config
+from densities import PLANTED, gaussian_nats, seeded
 from vae.objective import log_normal
 from vae.samplers import Flow
 

@@ -19,7 +19,6 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from configs import fit_config, model_config, prior_config
-
 from vae.config import OBJECTIVES
 from vae.data import ImageShards, ShardWriter, save_labels
 from vae.gradients import Gradients

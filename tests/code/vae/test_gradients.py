@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from configs import fit_config, model_config
 from torch import nn
 
+from configs import fit_config, model_config
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter, save_labels
 from vae.errors import ResumeRefusedError, StoppedError

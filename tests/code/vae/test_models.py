@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import configs
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import configs
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter
 from vae.metrics.bounds import importance_weighted_nll

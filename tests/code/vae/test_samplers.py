@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-import densities
 import pytest
 import scipy.stats
 import torch
-from configs import prior_config
-from densities import seeded
 from safetensors.torch import load_file, save_file
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
+import densities
+from configs import prior_config
+from densities import seeded
 from vae.config import PriorConfig
 from vae.samplers import SAMPLERS, Mixture, Normal
 

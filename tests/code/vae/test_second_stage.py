@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 import scipy.stats
 import torch
+
 from configs import prior_config
 from densities import PLANTED, banana, gaussian_nats, seeded
-
 from vae.samplers import SecondStage
 from vae.samplers.second_stage import _decoded
 

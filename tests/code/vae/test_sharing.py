@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from configs import model_config, prior_config
 from safetensors.torch import load_file, save_file
 
+from configs import model_config, prior_config
 from vae.artefact import Generator
 from vae.data import ImageShards, ShardWriter, save_labels
 from vae.distributed import rank, shared, sharing

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from configs import fit_config, model_config
 from torch import nn
 
+from configs import fit_config, model_config
 from vae.data import ImageShards
 from vae.likelihood import LIKELIHOODS
 from vae.models import build

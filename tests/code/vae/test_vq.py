@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from configs import fit_config, model_config
 from torch import Tensor
 
+from configs import fit_config, model_config
 from vae.artefact import Generator, load_artefact, save_artefact
 from vae.config import ModelConfig
 from vae.data import ImageShards
