@@ -33,7 +33,7 @@ from benchmarks.rows import ROOT, measure
 from pipeline import ledger, params
 from pipeline.paths import Paths
 from pipeline.registry import CHAMPION, Registry
-from pipeline.tracking import EXPERIMENT, URI_VARIABLE, Tracker
+from pipeline.tracking import URI_VARIABLE
 from vae.artefact import Generator, load_artefact, save_artefact
 from vae.decode import Rules
 from vae.models import build
@@ -61,11 +61,9 @@ def _registered(work: Path) -> Generator:
     shutil.copytree(ROOT / "infra", work / "infra")
     shutil.copy(ROOT / "params.yaml", work)
     os.environ.pop(URI_VARIABLE, None)  # of the row before
-    tracker = Tracker(Paths(work))
-    registry = Registry(tracker, params.load(work / "params.yaml", ("register",)).register.name)
-    run = tracker.client.create_run(tracker.client.get_experiment_by_name(EXPERIMENT).experiment_id)
+    registry = Registry.here(Paths(work))
     generator = load_artefact(folder)
-    ledger.crown(registry, registry.add(run.info.run_id, folder, generator, {}, {}))
+    ledger.crown(registry, registry.add(registry.tracker.run("serve"), folder, generator, {}, {}))
     return generator
 
 

@@ -21,7 +21,7 @@ from pipeline.console import set_up_logging
 from pipeline.paths import DECISION, DOCTOR, METRICS, Paths
 from pipeline.registry import Registry
 from pipeline.stage import FAILURE_FILE, guarded, note_seconds
-from pipeline.tracking import Tracker, uri
+from pipeline.tracking import uri
 from vae.files import read_json
 
 # Scores on the closing page, and what real images score there where that says something.
@@ -61,7 +61,7 @@ def _before(paths: Paths) -> Registry:
     values = params.load(paths.params, ("tune", "register"))
     profile = load_profile(paths)
     check_local(profile, max(profile.workers, values.tune.workers_per_trial))
-    return Registry(Tracker(paths), values.register.name)
+    return Registry.here(paths, values.register.name)
 
 
 def _closing(paths: Paths, seconds: float) -> str:

@@ -23,6 +23,15 @@ def shown(images_NHWC: np.ndarray, mode: str) -> np.ndarray:
     return np.asarray(picture).reshape(n, h, w, 3)
 
 
+def pictures(images_NHWC: np.ndarray, mode: str = "") -> list[Image.Image]:
+    """Each uint8 image as a picture that a screen shows; HSV and RGBA need their ``mode``."""
+    return [_picture(each) for each in shown(images_NHWC, mode)]
+
+
+def _picture(pixels_HWC: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels_HWC[..., 0] if pixels_HWC.shape[2] == 1 else pixels_HWC)
+
+
 def grid(images_NHWC: np.ndarray, columns: int, zoom: int = ZOOM, gap_pixels: int = GAP_PIXELS, mode: str = "") -> Image.Image:
     """uint8 (N, H, W, C) tiled row by row into one picture, each pixel ``zoom`` wide, on white; HSV and RGBA need their ``mode``."""
     images_NHWC = shown(images_NHWC, mode)
@@ -32,15 +41,14 @@ def grid(images_NHWC: np.ndarray, columns: int, zoom: int = ZOOM, gap_pixels: in
     for i, image in enumerate(images_NHWC):
         top, left = (i // columns) * (h + gap_pixels) + gap_pixels, (i % columns) * (w + gap_pixels) + gap_pixels
         canvas[top : top + h, left : left + w] = image
-    picture = Image.fromarray(canvas[..., 0] if c == 1 else canvas)
+    picture = _picture(canvas)
     return picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST)
 
 
 def sheet(images_NHWC: np.ndarray, columns: int, mode: str) -> Image.Image:
     """One picture for whoever asked for images: one alone as it is, several as a grid of their own pixels, no wider than they are."""
     if len(images_NHWC) == 1:
-        (alone,) = shown(images_NHWC, mode)
-        return Image.fromarray(alone[..., 0] if alone.shape[2] == 1 else alone)
+        return pictures(images_NHWC, mode)[0]
     return grid(images_NHWC, min(columns, len(images_NHWC)), zoom=1, mode=mode)
 
 

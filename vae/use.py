@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from vae.artefact import Generator
 from vae.decode import RejectedError, Rules, decode
-from vae.pictures import shown
+from vae.pictures import pictures
 
 
 def between(a_D: Tensor, b_D: Tensor, steps: int) -> Tensor:
@@ -87,7 +86,6 @@ def from_base64(text: str, most_bytes: int) -> bytes:
 
 def to_base64_png(image_HWC: np.ndarray, mode: str) -> str:
     """An image as a screen shows it, as the base64 text of a PNG."""
-    (seen,) = shown(image_HWC[None], mode)
     buffer = io.BytesIO()
-    Image.fromarray(seen[..., 0] if seen.shape[2] == 1 else seen).save(buffer, format="PNG")
+    pictures(image_HWC[None], mode)[0].save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode()

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from pipeline.errors import BadConfigError, BadDataError, InputMissingError
 from vae.artefact import Generator
-from vae.pictures import sheet, shown
+from vae.pictures import pictures, sheet
 from vae.use import pixels_of
 
 STANDARD = "-"  # input or output
@@ -84,14 +83,14 @@ def write_images(images_NHWC: np.ndarray, mode: str, out: str, columns: int) -> 
     elif suffix == ".npz":
         np.savez_compressed(path, images=images_NHWC)
     else:
-        pictures = [Image.fromarray(each[..., 0] if each.shape[2] == 1 else each) for each in shown(images_NHWC, mode)]
+        frames = pictures(images_NHWC, mode)
         if suffix in ANIMATIONS:
-            first, *rest = pictures
+            first, *rest = frames
             first.save(
                 path, format=ANIMATIONS[suffix], save_all=True, append_images=rest, duration=FRAME_MILLISECONDS, loop=0,
                 **({"lossless": True} if suffix == ".webp" else {}),
             )  # fmt: skip
         else:
-            for number, picture in enumerate(pictures):
+            for number, picture in enumerate(frames):
                 picture.save(path / FILE_NAMES.format(number))
     return f"{count}: {path}"

@@ -17,10 +17,10 @@ from pipeline.cli.files import STANDARD, check_output, read_images, write_images
 from pipeline.errors import BadConfigError, BadDataError, InputMissingError
 from pipeline.paths import Paths
 from pipeline.registry import CHAMPION
+from vae.answers import MOST_IMAGES
 from vae.artefact import Generator
 from vae.use import class_number, interpolation, traversal
 
-MOST_IMAGES = 100_000  # of one command
 COLUMNS = 8
 Model = Annotated[str, typer.Option("--model", "-m", help="a folder, models:/name@alias, models:/name/3, an alias, a version")]
 Out = Annotated[str, typer.Option("--out", "-o", help=".png (a grid), .gif or .webp (moving), .npz, a folder, or - (a PNG)")]

@@ -13,6 +13,7 @@ from pipeline.paths import Paths
 from pipeline.registry import CHAMPION
 from pipeline.serve import PORT
 from pipeline.service.options import Options
+from vae.answers import MOST_IMAGES
 
 
 def serve(
@@ -22,7 +23,7 @@ def serve(
     replicas: Annotated[int, typer.Option(help="copies, each of a worker's size in the cluster profile", min=1, max=1024)] = 1,
     token_file: Annotated[Path | None, typer.Option(help="a file with the token that every request must bear")] = None,
     allow_host: Annotated[list[str] | None, typer.Option(help="a name that browsers ask under, beside --host")] = None,
-    most_images: Annotated[int, typer.Option(help="of one answer", min=1, max=100_000)] = Options.most_images,
+    most_images: Annotated[int, typer.Option(help="of one answer", min=1, max=MOST_IMAGES)] = Options.most_images,
     seconds: Annotated[float, typer.Option(help="for one answer", min=0.1, max=3600)] = Options.seconds,
 ) -> None:
     """Answer over HTTP: a page at /, operations below /v1, /metrics for Prometheus. Follows the alias: a promotion swaps the model.

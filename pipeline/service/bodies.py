@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vae.answers import Columns, Settings
+from vae.answers import MOST_IMAGES, Columns, Settings
 
 Picture = Annotated[str, Field(description="base64 text of a PNG, JPEG, ... file of any size")]
-Pictures = Annotated[list[Picture], Field(min_length=1, max_length=4096)]
+Pictures = Annotated[list[Picture], Field(min_length=1, max_length=MOST_IMAGES)]  # a service may hold to fewer: /version says
 Numbers = Annotated[list[float], Field(min_length=1, max_length=65_536)]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="the same seed draws the same pixels")]
 Steps = Annotated[int, Field(ge=2, le=1000)]
 SETTINGS = {"temperature", "steps", "extent", "linear"}
 
 
-class Body(BaseModel):
+class Body(BaseModel, ABC):
     """What every request may say."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -26,9 +27,9 @@ class Body(BaseModel):
         "png", description="png: JSON with a base64 text of a PNG file for each image; npy: one array; grid: one PNG picture"
     )
 
+    @abstractmethod
     def rows(self) -> dict[str, list[Any]]:
         """The columns of this operation."""
-        raise NotImplementedError
 
     def columns(self) -> Columns:
         """With the label in every row."""
@@ -44,7 +45,7 @@ class Body(BaseModel):
 class Sample(Body):
     """New images."""
 
-    n: Annotated[int, Field(ge=1, le=4096)] = 1
+    n: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = 1
     seed: Seed = 0
     temperature: Annotated[float, Field(ge=0, le=100, description="0: the mean of the prior; 1: the prior")] = 1.0
 
@@ -96,7 +97,7 @@ class Traverse(Body):
 class Decode(Body):
     """Images of latents."""
 
-    latents: Annotated[list[Numbers], Field(min_length=1, max_length=4096)]
+    latents: Annotated[list[Numbers], Field(min_length=1, max_length=MOST_IMAGES)]
 
     def rows(self) -> dict[str, list[Any]]:
         return {"latents": self.latents}

@@ -26,12 +26,12 @@ import pytest
 from PIL import Image
 
 from browser import CHROMIUM, Browser
-from models import saved_model
 from pipeline import ledger
 from pipeline.paths import Paths
 from pipeline.registry import Registry
 from pipeline.service.batches import Batched, compute
-from pipeline.tracking import EXPERIMENT, Tracker
+from pipeline.tracking import Tracker
+from saved import saved_model
 from vae.artefact import Generator
 from workspace import ROOT, free_port
 
@@ -69,9 +69,7 @@ class Service:
     def _registered(self, number: int) -> Generator:
         folder = self.root / f"m{number}"
         generator = saved_model(folder, seed=number)
-        experiment = self.registry.tracker.client.get_experiment_by_name(EXPERIMENT)
-        run = self.registry.tracker.client.create_run(experiment.experiment_id)
-        self.registry.add(run.info.run_id, folder, generator, {}, {})
+        self.registry.add(self.registry.tracker.run(f"m{number}"), folder, generator, {}, {})
         return generator
 
     @property

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from models import saved_model
 from pipeline.service.batches import Batched, Network, Part, compute
+from saved import saved_model
 from vae.artefact import BATCH, Generator
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (300, 8, 8, 3)).astype(np.uint8)

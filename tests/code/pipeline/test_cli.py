@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from models import saved_model
 from pipeline import ledger
 from pipeline.cli import data, doctor, models, registry
 from pipeline.cli.app import app
 from pipeline.paths import Paths
 from pipeline.registry import Registry
 from pipeline.tracking import Tracker
+from saved import saved_model
 from vae.artefact import load_artefact
 
 models.add_to(app)

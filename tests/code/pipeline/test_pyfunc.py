@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,17 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from configs import model_config, prior_config
 from pipeline.pyfunc import VaePyfunc
+from saved import saved_model
 from vae.answers import MOST_BYTES, OPERATIONS
-from vae.artefact import save_artefact
-from vae.decode import Rules
-from vae.models import build
-from vae.samplers import fit_prior
 from vae.use import interpolation, traversal
 
-RULES = Rules(height=8, width=8, mode="L", fit="crop", filter="lanczos", background=(255, 255, 255), min_side_pixels=4,
-              max_aspect_ratio=5.0, max_pixels=10_000)  # fmt: skip
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
 
 
@@ -34,13 +27,7 @@ def text(image: np.ndarray, form: str = "PNG") -> str:
 
 
 def served(folder, classes: int = 0) -> VaePyfunc:
-    config = model_config(latent_dim=3, classes=classes)
-    torch.manual_seed(0)
-    model, labels = build(config).eval(), torch.arange(60) % classes if classes else None
-    pixels = np.random.default_rng(1).integers(0, 256, (60, 8, 8, 1)).astype(np.uint8)
-    folder.mkdir()
-    contract = {"mode": "L", "image_shape": [8, 8, 1], "labels": ["ape", "bee"][:classes], "rules": asdict(RULES)}
-    save_artefact(folder, model, config, fit_prior(model, pixels, prior_config(name="normal"), 0, labels), contract)
+    saved_model(folder, classes, mode="L")
     found = VaePyfunc()
     found.load_context(SimpleNamespace(artifacts={"model": str(folder)}))
     return found

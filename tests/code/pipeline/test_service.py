@@ -19,12 +19,12 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from models import saved_model
 from pipeline.service.application import BODIES, build
 from pipeline.service.batches import Batched, compute
 from pipeline.service.following import Following
 from pipeline.service.options import Options
-from vae.answers import OPERATIONS, Settings, answer
+from saved import saved_model
+from vae.answers import MOST_IMAGES, OPERATIONS, Settings, answer
 from vae.artefact import load_artefact
 from vae.pictures import GAP_PIXELS
 
@@ -254,9 +254,10 @@ def test_what_runs_is_described_and_counted(serving):
     assert 'path="other",status="404"' in counted and ".env" not in counted
     described = server.ask("/openapi.json").json
     assert {f"/v1/{op}" for op in BODIES} <= set(described["paths"])
-    assert described["components"]["schemas"]["Sample"]["properties"]["n"]["maximum"] == 4096
+    assert described["components"]["schemas"]["Sample"]["properties"]["n"]["maximum"] == MOST_IMAGES
     version = server.ask("/version").json
     assert version["image_shape"] == [8, 8, 3] and version["latent_dim"] == 3 and version["refused"] == {}
+    assert version["most_images"] == 4096
 
 
 def test_thousand_at_once_are_answered_or_told_to_come_again(serving):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import saved_model
+from saved import saved_model
 from vae.artefact import Generator
 from vae.data import ImageShards, ShardWriter, save_labels
 from vae.images import to_model_range

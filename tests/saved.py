@@ -1,0 +1,34 @@
+"""Small trained-looking models for tests of what is done with one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from configs import model_config, prior_config
+from vae.artefact import Generator, load_artefact, save_artefact
+from vae.decode import Rules
+from vae.models import build
+from vae.samplers import fit_prior
+
+RULES = Rules(height=8, width=8, mode="", fit="crop", filter="lanczos", background=(255, 255, 255), min_side_pixels=4,
+              max_aspect_ratio=5.0, max_pixels=10_000)  # fmt: skip
+
+
+def saved_model(folder: Path, classes: int = 0, seed: int = 0, mode: str = "RGB", **changes: object) -> Generator:
+    """A model of random weights for images of 8 x 8, in a new ``folder``; its labels are ape, bee, cat."""
+    shape = (8, 8, len(mode))
+    config = model_config(image_shape=shape, latent_dim=3, classes=classes, **changes)
+    torch.manual_seed(seed)
+    model = build(config).eval()
+    images = np.random.default_rng(0).integers(0, 256, (60, *shape)).astype(np.uint8)
+    labels = torch.arange(60) % classes if classes else None
+    prior = fit_prior(model, images, prior_config(name="normal"), 0, labels)
+    folder.mkdir(parents=True)
+    names = ["ape", "bee", "cat"][:classes]
+    rules = asdict(replace(RULES, mode=mode))
+    save_artefact(folder, model, config, prior, {"mode": mode, "image_shape": list(shape), "labels": names, "rules": rules})
+    return load_artefact(folder)
