@@ -31,9 +31,11 @@ class VaePyfunc(PythonModel):
 
         self.generator = load_artefact(Path(context.artifacts["model"]))
 
-    def predict(self, context: object, model_input: pd.DataFrame, params: dict | None = None) -> np.ndarray | list[str]:
+    def predict(
+        self, context: object, model_input: pd.DataFrame, params: dict | None = None
+    ) -> np.ndarray | list[str] | list[list[dict[str, str | float]]]:
         """What ``op`` says, of each row; ValueError in a sentence for whatever cannot be done."""
-        from vae.answers import NO_IMAGES, Settings, answer, as_texts
+        from vae.answers import NO_IMAGES, Settings, answer, as_rows, as_texts
 
         given = {"op": "sample", "png": False} | (params or {})
         op, png = str(given.pop("op")), bool(given.pop("png"))
@@ -42,6 +44,8 @@ class VaePyfunc(PythonModel):
             for name, column in model_input.items()
         }
         found = answer(self.generator, op, columns, Settings(**given))
+        if op == "nearest":
+            return as_rows(found)
         return as_texts(found, self.generator) if png and op not in NO_IMAGES else found
 
 

@@ -63,6 +63,7 @@ class Registry:
             ParamSpec("op", DataType.string, "sample"), ParamSpec("temperature", DataType.double, 1.0),
             ParamSpec("steps", DataType.long, 9), ParamSpec("extent", DataType.double, 3.0),
             ParamSpec("linear", DataType.boolean, False), ParamSpec("png", DataType.boolean, False),
+            ParamSpec("count", DataType.long, 5),
         ]  # fmt: skip
         signature = ModelSignature(
             inputs=Schema([*columns]),

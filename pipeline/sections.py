@@ -175,6 +175,7 @@ class Train:
     checkpoint_every_images: int = field(low=1)
     keep_checkpoints: int = field(low=1, high=1000)
     patience_reports: int = field(low=0)
+    known_images: int = field(low=0, high=10**6)
     max_failures: int = field(low=0, high=100)
 
 

@@ -24,15 +24,16 @@ from pipeline.forwarder import Forwarder
 from pipeline.group import run_group
 from pipeline.job import CHECKPOINTS, Job, classes, fingerprint, identity, on_the_fly, training_directories
 from pipeline.outbox import Message, Outbox, connect
-from pipeline.paths import BEST, METRICS, RUN, Paths
+from pipeline.paths import BEST, INDEX, METRICS, RUN, Paths
 from pipeline.plots import draw_curves
 from pipeline.sections import Fit
 from pipeline.spool import read
-from vae.artefact import CONFIG, WEIGHTS, load_artefact, save_artefact
+from vae.artefact import CONFIG, WEIGHTS, Generator, load_artefact, save_artefact
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards
 from vae.errors import ResumeRefusedError
 from vae.files import MANIFEST, canonical_json, read_json, read_manifest, replaced_directory, sha256_file, write_text
+from vae.known import Known
 from vae.models import build
 from vae.samplers import fit_prior
 from vae.schema import checked
@@ -116,8 +117,21 @@ def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
     images, label_N = ImageShards(paths.processed / "train").labelled(PRIOR_IMAGES)
     prior = fit_prior(model, images, values.fit.prior_config, values.base.seed, label_N)
     with replaced_directory(paths.model) as directory:
-        save_artefact(directory, model, job.model, prior, contract)
+        known = _known(Generator(model, job.model, prior, contract), values.train.known_images, paths)
+        save_artefact(directory, model, job.model, prior, contract, known)
     load_artefact(paths.model)
+
+
+def _known(generator: Generator, count: int, paths: Paths) -> Known | None:
+    """The names and latents of ``count`` training images, spread over them all."""
+    if not count:
+        return None
+    train = ImageShards(paths.processed / "train")
+    index = pd.read_parquet(paths.processed / INDEX, columns=["path", "split"])
+    places = train.places(count)
+    blocks = [places[start : start + PRIOR_IMAGES] for start in range(0, len(places), PRIOR_IMAGES)]
+    encoded = [generator.encode(train.gather(b), train.labels(b) if generator.config.classes else None)[0] for b in blocks]
+    return Known(index.loc[index["split"] == "train", "path"].iloc[places].tolist(), torch.cat(encoded))
 
 
 def _begin(job: Job) -> None:

@@ -11,6 +11,7 @@ import torch
 from configs import model_config, prior_config
 from vae.artefact import Generator, load_artefact, save_artefact
 from vae.decode import Rules
+from vae.known import Known
 from vae.models import build
 from vae.samplers import fit_prior
 
@@ -19,7 +20,7 @@ RULES = Rules(height=8, width=8, mode="", fit="crop", filter="lanczos", backgrou
 
 
 def saved_model(folder: Path, classes: int = 0, seed: int = 0, mode: str = "RGB", **changes: object) -> Generator:
-    """A model of random weights for images of 8 x 8, in a new ``folder``; its labels are ape, bee, cat."""
+    """A model of random weights for images of 8 x 8, in a new ``folder``; its labels are ape, bee, cat, it knows 60 images by name."""
     shape = (8, 8, len(mode))
     config = model_config(image_shape=shape, latent_dim=3, classes=classes, **changes)
     torch.manual_seed(seed)
@@ -30,5 +31,7 @@ def saved_model(folder: Path, classes: int = 0, seed: int = 0, mode: str = "RGB"
     folder.mkdir(parents=True)
     names = ["ape", "bee", "cat"][:classes]
     rules = asdict(replace(RULES, mode=mode))
-    save_artefact(folder, model, config, prior, {"mode": mode, "image_shape": list(shape), "labels": names, "rules": rules})
+    contract = {"mode": mode, "image_shape": list(shape), "labels": names, "rules": rules}
+    known = Known([f"{i:02d}.png" for i in range(60)], Generator(model, config, prior, contract).encode(images, labels)[0])
+    save_artefact(folder, model, config, prior, contract, known)
     return load_artefact(folder)

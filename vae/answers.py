@@ -10,6 +10,7 @@ traverse     image; settings steps, extent          uint8 images (rows * D * ste
 decode       latents: D numbers                     uint8 images (rows, H, W, C)
 encode       image                                  float32 latents (rows, D)
 score        image, and if wanted seed              float64 bounds (rows,), in nats: low ones are unlike the training images
+nearest      image; setting count                   fields name and distance (rows, count): the nearest training images
 
 Pictures come in as base64 texts of PNG, JPEG, ... files of any size. A class-conditional model needs a label in each row, but for
 ``sample``.
@@ -29,8 +30,9 @@ from vae.artefact import Generator
 from vae.use import class_number, from_base64, interpolation, pixels_of, to_base64_png, traversal
 
 MOST_IMAGES = 100_000  # of one request
+MOST_NEAREST = 100  # to one image
 MOST_BYTES = 32 * 2**20  # of a picture's file
-NO_IMAGES = ("encode", "score")  # operations that answer by numbers
+NO_IMAGES = ("encode", "score", "nearest")  # operations that answer by numbers
 Columns = Mapping[str, Sequence[Any]]
 
 
@@ -42,6 +44,7 @@ class Settings:
     steps: int = 9
     extent: float = 3.0  # standard deviations of the prior
     linear: bool = False
+    count: int = 5
 
 
 def answer(generator: Generator, op: str, columns: Columns, settings: Settings) -> np.ndarray:
@@ -54,6 +57,13 @@ def answer(generator: Generator, op: str, columns: Columns, settings: Settings) 
     if not any(len(column) for column in columns.values()):
         raise ValueError("the request has no rows")
     return OPERATIONS[op](generator, columns, settings)
+
+
+def as_rows(found: np.ndarray) -> list[Any]:
+    """Numbers as JSON writes them; where an answer has fields, each a dict of them."""
+    if not found.dtype.names:
+        return found.tolist()
+    return [[dict(zip(found.dtype.names, each, strict=True)) for each in row] for row in found.tolist()]
 
 
 def as_texts(images_NHWC: np.ndarray, generator: Generator) -> list[str]:
@@ -111,6 +121,13 @@ def _score(generator: Generator, columns: Columns, settings: Settings) -> np.nda
     return generator.bound(_images(generator, columns, "image", "score"), _labels(generator, columns, "score"), seed).numpy()
 
 
+def _nearest(generator: Generator, columns: Columns, settings: Settings) -> np.ndarray:
+    if not 1 <= settings.count <= MOST_NEAREST:
+        raise ValueError(f"count is {settings.count}: 1 to {MOST_NEAREST}")
+    images = _images(generator, columns, "image", "nearest")
+    return generator.nearest(images, _labels(generator, columns, "nearest"), settings.count)
+
+
 def _decode(generator: Generator, columns: Columns, settings: Settings) -> np.ndarray:
     latents, wanted = _column(columns, "latents", "decode"), generator.model.latent_dim
     if any(len(each) != wanted for each in latents):
@@ -154,5 +171,5 @@ def _traverse(generator: Generator, columns: Columns, settings: Settings) -> np.
 
 OPERATIONS = {
     "sample": _sample, "reconstruct": _reconstruct, "interpolate": _interpolate, "traverse": _traverse, "decode": _decode,
-    "encode": _encode, "score": _score,
+    "encode": _encode, "score": _score, "nearest": _nearest,
 }  # fmt: skip

@@ -21,6 +21,7 @@ from vae.config import ModelConfig
 from vae.distributed import shared
 from vae.files import DamagedError, canonical_json, read_manifest, write_manifest, write_text
 from vae.images import to_model_range, to_uint8
+from vae.known import Known
 from vae.models import build
 from vae.models.base import VAE
 from vae.noise import step_noise
@@ -39,9 +40,11 @@ def _batches(count: int) -> list[slice]:
 class Generator:
     """A trained model with its prior and its preprocessing contract, for use: no gradient, one batch at a time."""
 
-    def __init__(self, model: VAE, config: ModelConfig, prior: Sampler | ByClass, contract: dict[str, Any]) -> None:
+    def __init__(
+        self, model: VAE, config: ModelConfig, prior: Sampler | ByClass, contract: dict[str, Any], known: Known | None = None
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.config, self.prior, self.contract = config, prior, contract
+        self.config, self.prior, self.contract, self.known = config, prior, contract, known
         self.device = next(model.parameters()).device
 
     def to(self, device: str) -> Generator:
@@ -102,6 +105,12 @@ class Generator:
         mean_ND, logvar_ND = both_N2D.chunk(2, 1)
         return mean_ND.contiguous(), logvar_ND.contiguous()
 
+    def nearest(self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None = None, count: int = 5) -> np.ndarray:
+        """The training images nearest to each (N, count), fields ``name`` and ``distance``; ValueError where the model knows none."""
+        if self.known is None:
+            raise ValueError("this model knows no training images: it was trained with train.known_images 0, or was made smaller")
+        return self.known.nearest(self.encode(images_NHWC, label_N)[0], count)
+
     def reconstruct(self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None = None) -> np.ndarray:
         """The images of the posterior means."""
         return self.decode(self.encode(images_NHWC, label_N)[0], label_N)
@@ -131,12 +140,21 @@ class Generator:
         return self._of_each(images_NHWC, label_N, rate_ND).mean(0)
 
 
-def save_artefact(directory: Path, model: VAE, config: ModelConfig, prior: Sampler | ByClass, contract: dict[str, Any]) -> str:
+def save_artefact(
+    directory: Path,
+    model: VAE,
+    config: ModelConfig,
+    prior: Sampler | ByClass,
+    contract: dict[str, Any],
+    known: Known | None = None,
+) -> str:
     """Write all files into ``directory`` (which exists and is empty); returns the manifest's sha256."""
     save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, directory / WEIGHTS)
     save_file({k: v.contiguous() for k, v in prior.tensors.items()}, directory / PRIOR)
     described = {"model": asdict(config), "prior": prior.name, "preprocessing": contract}
     write_text(directory / CONFIG, canonical_json(described))
+    if known is not None:
+        known.save(directory)
     return write_manifest(directory)
 
 
@@ -152,9 +170,10 @@ def load_artefact(directory: Path) -> Generator:
         model.load_state_dict(load_file(directory / WEIGHTS))
         kind, tensors = SAMPLERS[described["prior"]], load_file(directory / PRIOR)
         prior = ByClass.load(kind, tensors) if config.classes else kind(tensors)
+        known = Known.load(directory)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         what = " ".join(str(error).split())
         raise DamagedError(
             f"{directory} is of another version of this code ({what}): remove it and run `dvc repro` again"
         ) from None
-    return Generator(model, config, prior, described["preprocessing"])
+    return Generator(model, config, prior, described["preprocessing"], known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -15,6 +15,7 @@ app = typer.Typer(
     help="What one does with a trained model: draw, reconstruct, score, promote, roll back.", no_args_is_help=True,
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
+Json = Annotated[bool, typer.Option("--json", help="for a machine")]
 
 
 def ended(name: str, work: Callable[[], None]) -> NoReturn:
@@ -25,9 +26,10 @@ def ended(name: str, work: Callable[[], None]) -> NoReturn:
 
 def main() -> None:
     """Entry point."""
-    from pipeline.cli import data, doctor, export, models, registry, serve
+    from pipeline.cli import data, doctor, export, models, numbers, registry, serve
 
     models.add_to(app)
+    numbers.add_to(app)
     app.command()(registry.compare)
     app.command()(registry.report)
     app.add_typer(registry.app, name="registry")

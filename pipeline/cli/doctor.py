@@ -14,8 +14,7 @@ from pathlib import Path
 import typer
 
 from pipeline import params
-from pipeline.cli.app import ended
-from pipeline.cli.models import Json
+from pipeline.cli.app import Json, ended
 from pipeline.errors import BadConfigError, PipelineError
 from pipeline.paths import Paths
 

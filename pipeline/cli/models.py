@@ -1,8 +1,7 @@
-"""``vae sample``, ``reconstruct``, ``interpolate``, ``traverse``, ``encode``, ``decode``, ``score``. N images, D latents."""
+"""``vae sample``, ``reconstruct``, ``interpolate``, ``traverse``, ``decode``: commands that draw. N images, D latents."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,11 +24,9 @@ COLUMNS = 8
 Model = Annotated[str, typer.Option("--model", "-m", help="a folder, models:/name@alias, models:/name/3, an alias, a version")]
 Out = Annotated[str, typer.Option("--out", "-o", help=".png (a grid), .gif or .webp (moving), .npz, a folder, or - (a PNG)")]
 Images = Annotated[list[str], typer.Argument(help="pictures, folders of them, or - for standard input")]
-Arrays = Annotated[str, typer.Option("--out", "-o", help=".npz: mean, log_variance, names")]
 Latents = Annotated[Path, typer.Argument(help=".npz with an array mean or latents (N, D)")]
 Seed = Annotated[int, typer.Option(help="the same seed gives the same pixels")]
 Label = Annotated[str | None, typer.Option(help="of this label (a model that was trained with fit.class_conditional)")]
-Json = Annotated[bool, typer.Option("--json", help="for a machine")]
 
 
 def _labels(generator: Generator, label: str | None, count: int) -> torch.Tensor | None:
@@ -42,7 +39,7 @@ def _labels(generator: Generator, label: str | None, count: int) -> torch.Tensor
         raise BadConfigError(f"--label: {error}") from None
 
 
-def _needed(generator: Generator, label: str | None, count: int) -> torch.Tensor | None:
+def needed(generator: Generator, label: str | None, count: int) -> torch.Tensor | None:
     """Likewise, where a model with classes cannot do without."""
     if generator.config.classes and label is None:
         raise BadConfigError(
@@ -96,7 +93,7 @@ def reconstruct(images: Images, model: Model = CHAMPION, label: Label = None, ou
         check_output(out)
         called, generator = reference.load(model, Paths.here())
         _, pixels = read_images(images, generator)
-        copies = generator.reconstruct(pixels, _needed(generator, label, len(pixels)))
+        copies = generator.reconstruct(pixels, needed(generator, label, len(pixels)))
         if out == STANDARD or Path(out).suffix.lower() == ".png":
             columns = min(COLUMNS, len(pixels))
             return _written(called, generator, _above(pixels, copies, columns), out, columns)
@@ -130,7 +127,7 @@ def interpolate(
         check_output(out)
         called, generator = reference.load(model, Paths.here())
         _, pixels = read_images([first, second], generator)
-        (a_D, b_D), _ = generator.encode(pixels, _needed(generator, label, 2))
+        (a_D, b_D), _ = generator.encode(pixels, needed(generator, label, 2))
         z_ND = interpolation(a_D, b_D, steps, linear)
         _written(called, generator, generator.decode(z_ND, _labels(generator, label, steps)), out, steps)
 
@@ -162,30 +159,12 @@ def traverse(
         if wrong:
             raise BadConfigError(f"--dimensions: {', '.join(wrong)} are none of the model's latents 0 to {latents - 1}")
         _, pixels = read_images([image], generator)
-        (z_D,), _ = generator.encode(pixels, _needed(generator, label, 1))
+        (z_D,), _ = generator.encode(pixels, needed(generator, label, 1))
         end_D = torch.full((latents,), extent)
         z_ND = traversal(z_D, [int(part) for part in chosen], -end_D, end_D, steps)
         _written(called, generator, generator.decode(z_ND, _labels(generator, label, len(z_ND))), out, steps)
 
     ended("traverse", work)
-
-
-def encode(images: Images, model: Model = CHAMPION, label: Label = None, out: Arrays = "latents.npz") -> None:
-    """Pictures as latents.
-
-    vae encode photos/ -o latents.npz · then vae decode latents.npz
-    """
-
-    def work() -> None:
-        if Path(out).suffix.lower() != ".npz":
-            raise BadConfigError(f"--out {out}: latents are written as .npz")
-        called, generator = reference.load(model, Paths.here())
-        names, pixels = read_images(images, generator)
-        mean_ND, log_variance_ND = generator.encode(pixels, _needed(generator, label, len(pixels)))
-        np.savez_compressed(out, mean=mean_ND.numpy(), log_variance=log_variance_ND.numpy(), names=np.array(names))
-        print(f"{called} encoded {len(names)} images: {out}", file=sys.stderr)
-
-    ended("encode", work)
 
 
 def decode(latents: Latents, model: Model = CHAMPION, label: Label = None, out: Out = "decoded.png") -> None:
@@ -198,7 +177,7 @@ def decode(latents: Latents, model: Model = CHAMPION, label: Label = None, out: 
         check_output(out)
         called, generator = reference.load(model, Paths.here())
         z_ND = _latents(latents, generator.model.latent_dim)
-        _written(called, generator, generator.decode(z_ND, _needed(generator, label, len(z_ND))), out, COLUMNS)
+        _written(called, generator, generator.decode(z_ND, needed(generator, label, len(z_ND))), out, COLUMNS)
 
     ended("decode", work)
 
@@ -219,26 +198,7 @@ def _latents(path: Path, latent_dim: int) -> torch.Tensor:
     return torch.from_numpy(z_ND)
 
 
-def score(images: Images, model: Model = CHAMPION, label: Label = None, seed: Seed = 0, as_json: Json = False) -> None:
-    """How likely the model finds each picture: its bound in nats, the least likely first. Low ones are unlike the training images.
-
-    vae score incoming/ --json
-    """
-
-    def work() -> None:
-        _, generator = reference.load(model, Paths.here())
-        names, pixels = read_images(images, generator)
-        bound_N = generator.bound(pixels, _needed(generator, label, len(pixels)), seed).tolist()
-        ranked = sorted(zip(bound_N, names, strict=True))
-        if as_json:
-            print(json.dumps([{"image": name, "elbo_nats": value} for value, name in ranked]))
-        else:
-            print("\n".join(f"{value:12.2f}  {name}" for value, name in ranked))
-
-    ended("score", work)
-
-
 def add_to(app: typer.Typer) -> None:
     """Make the functions of this file commands."""
-    for command in (sample, reconstruct, interpolate, traverse, encode, decode, score):
+    for command in (sample, reconstruct, interpolate, traverse, decode):
         app.command()(command)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import ledger
-from pipeline.cli.app import ended
+from pipeline.cli.app import Json, ended
 from pipeline.errors import InputMissingError
 from pipeline.paths import REPORT, Paths
 from pipeline.registry import CHAMPION, Registry
@@ -17,7 +17,6 @@ from vae.files import write_text
 
 app = typer.Typer(help="Who is champion, who was, and why.", no_args_is_help=True)
 Name = Annotated[str, typer.Option("--name", help="of the registered model; else register.name of params.yaml")]
-Json = Annotated[bool, typer.Option("--json", help="for a machine")]
 
 
 def _told(entry: dict[str, Any]) -> str:

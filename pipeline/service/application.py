@@ -19,21 +19,21 @@ from starlette.exceptions import HTTPException
 
 from pipeline.service import counters
 from pipeline.service.batches import Batched, Submit
-from pipeline.service.bodies import Body, Decode, Interpolate, OfPictures, Sample, Score, Traverse
+from pipeline.service.bodies import Body, Decode, Interpolate, Nearest, OfPictures, Sample, Score, Traverse
 from pipeline.service.following import Following, Held
 from pipeline.service.guard import Guard
 from pipeline.service.options import Options
-from vae.answers import NO_IMAGES, answer, as_texts
+from vae.answers import NO_IMAGES, answer, as_rows, as_texts
 from vae.pictures import sheet
 
 PAGE = Path(__file__).with_name("page.html")
 BODIES: dict[str, type[Body]] = {
     "sample": Sample, "reconstruct": OfPictures, "interpolate": Interpolate, "traverse": Traverse, "decode": Decode,
-    "encode": OfPictures, "score": Score,
+    "encode": OfPictures, "score": Score, "nearest": Nearest,
 }  # fmt: skip
 COLUMNS = {"sample": 8, "reconstruct": 8, "decode": 8}  # of a grid; the others have a row for each picture or latent
 THREADS = 32  # that read pictures, wait for the network and write pictures
-NUMBERS = {"encode": "latents", "score": "elbo_nats"}
+NUMBERS = {"encode": "latents", "score": "elbo_nats", "nearest": "nearest"}
 
 
 def _numpy_bytes(array: np.ndarray) -> bytes:
@@ -47,7 +47,7 @@ def _content(held: Held, op: str, body: Body, found: np.ndarray) -> tuple[bytes,
     if body.format == "npy":
         return _numpy_bytes(found), "application/x-npy"
     if op in NO_IMAGES:
-        return json.dumps({"model": held.called, NUMBERS[op]: found.tolist()}).encode(), "application/json"
+        return json.dumps({"model": held.called, NUMBERS[op]: as_rows(found)}).encode(), "application/json"
     if body.format == "grid":
         stream = io.BytesIO()
         sheet(found, COLUMNS.get(op) or body.settings().steps, held.generator.contract["mode"]).save(stream, format="PNG")

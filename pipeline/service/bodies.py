@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from vae.answers import MOST_IMAGES, Columns, Settings
+from vae.answers import MOST_IMAGES, MOST_NEAREST, Columns, Settings
 
 Picture = Annotated[str, Field(description="base64 text of a PNG, JPEG, ... file of any size")]
 Pictures = Annotated[list[Picture], Field(min_length=1, max_length=MOST_IMAGES)]  # a service may hold to fewer: /version says
 Numbers = Annotated[list[float], Field(min_length=1, max_length=65_536)]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="the same seed draws the same pixels")]
 Steps = Annotated[int, Field(ge=2, le=1000)]
-SETTINGS = {"temperature", "steps", "extent", "linear"}
+SETTINGS = {"temperature", "steps", "extent", "linear", "count"}
 
 
 class Body(BaseModel, ABC):
@@ -69,6 +69,12 @@ class Score(OfPictures):
 
     def rows(self) -> dict[str, list[Any]]:
         return {"image": self.images, "seed": [self.seed] * len(self.images)}
+
+
+class Nearest(OfPictures):
+    """The training images that are nearest to pictures, by name."""
+
+    count: Annotated[int, Field(ge=1, le=MOST_NEAREST)] = 5
 
 
 class Interpolate(Body):

@@ -12,21 +12,26 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from pipeline import ledger
-from pipeline.cli import data, doctor, models, registry
+from pipeline.cli import data, doctor, models, numbers, registry
 from pipeline.cli.app import app
-from pipeline.paths import Paths
+from pipeline.paths import INDEX, Paths
 from pipeline.registry import Registry
 from pipeline.tracking import Tracker
 from saved import saved_model
-from vae.artefact import load_artefact
+from vae.artefact import load_artefact, save_artefact
+from vae.data import ShardWriter
+from vae.files import MANIFEST, sha256_file, write_manifest
+from vae.pictures import GAP_PIXELS
 
 models.add_to(app)
+numbers.add_to(app)
 doctor.add_to(app)
 app.add_typer(registry.app, name="registry")
 app.add_typer(data.app, name="data")
@@ -212,6 +217,35 @@ def test_score_ranks_the_unlikely_first(here):
     assert {each["image"]: each["elbo_nats"] for each in found} == {f"in/{n}.png": value for n, value in enumerate(bound)}
     lines = vae("score", "in", "-m", "m", "--seed", "2").stdout.splitlines()
     assert [line.split()[-1] for line in lines] == [each["image"] for each in found]
+
+
+def test_nearest_tells_and_draws_training_images(here):
+    train = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3)).astype(np.uint8)  # those of saved_model
+    Image.fromarray(train[7]).save(here / "seven.png")
+    expected = load_artefact(here / "m").nearest(train[7:8], count=3)[0]
+    (row,) = json.loads(vae("nearest", "seven.png", "-m", "m", "--count", "3", "--json").stdout)
+    assert row == {"image": "seven.png", "nearest": [{"name": n, "distance": d} for n, d in expected.tolist()]}
+    assert row["nearest"][0]["name"] == "07.png"  # at a distance of rounding: the others were encoded in a larger batch
+    lines = vae("nearest", "seven.png", "-m", "m", "--count", "3").stdout.splitlines()
+    assert lines[0] == "seven.png" and [line.split()[-1] for line in lines[1:]] == expected["name"].tolist()
+    refused(vae("nearest", "seven.png", "-m", "m", "-o", "a.gif"), 78, "draws a .png")
+    refused(vae("nearest", "seven.png", "-m", "m", "-o", "a.png"), 66, "do not lie in")
+    paths = Paths(here)
+    writer = ShardWriter(paths.processed / "train", (8, 8, 3), 25)
+    writer.add_all(train)
+    writer.close()
+    table = {"path": ["other.png", *(f"{i:02d}.png" for i in range(60))], "split": ["test"] + ["train"] * 60}
+    pd.DataFrame(table).to_parquet(paths.processed / INDEX)
+    write_manifest(paths.processed)
+    generator = load_artefact(here / "m")
+    contract = generator.contract | {"data_manifest": sha256_file(paths.processed / MANIFEST)}
+    (here / "ours").mkdir()
+    save_artefact(here / "ours", generator.model, generator.config, generator.prior, contract, generator.known)
+    assert vae("nearest", "seven.png", "-m", "ours", "--count", "3", "-o", "a.png").exit_code == 0
+    drawn = np.asarray(Image.open(here / "a.png"))
+    for column, place in enumerate(["07.png", *expected["name"]]):
+        left = GAP_PIXELS + column * (8 + GAP_PIXELS)
+        np.testing.assert_array_equal(drawn[GAP_PIXELS:][:8, left : left + 8], train[int(place[:2])])
 
 
 def test_damaged_model_is_told(here):

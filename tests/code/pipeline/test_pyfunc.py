@@ -62,7 +62,11 @@ def test_each_operation_is_what_the_generator_says(model):
     draws = pd.DataFrame({"n": [2, 3], "seed": [7, 8]})
     both = np.concatenate([generator.sample(2, 7), generator.sample(3, 8)])
     np.testing.assert_array_equal(ask(model, draws), both)
-    assert {*expected, "decode", "sample"} == set(OPERATIONS)
+    near = generator.nearest(IMAGES[:3], count=2)
+    assert ask(model, ROWS, op="nearest", count=2) == [
+        [{"name": near["name"][i, k], "distance": near["distance"][i, k]} for k in range(2)] for i in range(3)
+    ]
+    assert {*expected, "decode", "sample", "nearest"} == set(OPERATIONS)
     straight = ask(model, ROWS, op="interpolate", steps=4, linear=True)
     assert straight.shape == (12, 8, 8, 1) and (straight != expected["interpolate"]).any()
 
@@ -78,7 +82,7 @@ def test_label_is_part_of_every_row_of_a_model_with_classes(tmp_path):
     rows = ROWS.assign(label=["ape", "bee", "ape"])
     numbers = torch.tensor([0, 1, 0])
     np.testing.assert_array_equal(ask(model, rows, op="reconstruct"), model.generator.reconstruct(IMAGES[:3], numbers))
-    for op in ("reconstruct", "interpolate", "traverse", "encode", "score"):
+    for op in ("reconstruct", "interpolate", "traverse", "encode", "score", "nearest"):
         assert len(ask(model, rows, op=op)) > 0
         with pytest.raises(ValueError, match=f"{op} needs a column 'label'"):
             ask(model, ROWS, op=op)
@@ -110,6 +114,7 @@ BOMB = base64.b64encode(b"P5 30000 30000 255\n").decode()
         ({"image": [text(IMAGES[0])]}, {"op": "traverse", "steps": 1}, "steps is 1"),
         ({"image": [text(IMAGES[0])]}, {"op": "traverse", "steps": 10**8}, "1 to 100000 images in all"),
         ({"image": [text(IMAGES[0])]}, {"op": "traverse", "extent": 0.0}, "extent is 0.0"),
+        ({"image": [text(IMAGES[0])]}, {"op": "nearest", "count": 0}, "count is 0: 1 to 100"),
         ({"latents": [[0.0, 1.0]]}, {"op": "decode"}, "latents of a row are 3 numbers, got [2]"),
         ({"latents": [[0.0, 1.0, float("inf")]]}, {"op": "decode"}, "latents must be finite"),
     ],

@@ -116,6 +116,7 @@ ASKED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # a body, and the s
     "decode": ({"latents": [[0.5, -1.0, 0.0]]}, {"latents": [[0.5, -1.0, 0.0]]}),
     "encode": ({"images": TEXTS}, {"image": TEXTS}),
     "score": ({"images": TEXTS, "seed": 3}, {"image": TEXTS, "seed": [3] * 3}),
+    "nearest": ({"images": TEXTS, "count": 4}, {"image": TEXTS}),
 }
 
 
@@ -124,13 +125,17 @@ def test_every_operation_answers_in_every_form(serving):
     assert set(ASKED) == set(BODIES) == set(OPERATIONS)
     generator = Batched(load_artefact(server.options.root), compute, 100)
     for op, (body, columns) in ASKED.items():
-        expected = answer(generator, op, columns, Settings(temperature=0.5 if op == "sample" else 1.0, steps=4))
+        expected = answer(generator, op, columns, Settings(temperature=0.5 if op == "sample" else 1.0, steps=4, count=4))
         array = server.ask(f"/v1/{op}", body | {"format": "npy"})
         np.testing.assert_array_equal(np.load(io.BytesIO(array.content)), expected, err_msg=op)
         told = server.ask(f"/v1/{op}", body)
         assert told.status == 200 and told.json["model"] == str(server.options.root) == told.headers["x-model-version"]
         if op in ("encode", "score"):
             np.testing.assert_array_equal(next(v for k, v in told.json.items() if k != "model"), expected.tolist())
+            continue
+        if op == "nearest":
+            assert told.json["nearest"] == [[{"name": n, "distance": d} for n, d in row] for row in expected.tolist()]
+            assert [len(row) for row in told.json["nearest"]] == [4] * len(TEXTS)
             continue
         pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(each)))) for each in told.json["images"]]
         np.testing.assert_array_equal(pictures, expected)

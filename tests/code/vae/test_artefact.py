@@ -17,10 +17,11 @@ from vae.artefact import BATCH, Generator, load_artefact, save_artefact
 from vae.config import ModelConfig
 from vae.data import ImageShards
 from vae.files import MANIFEST, DamagedError, canonical_json, write_manifest
+from vae.known import Known
 from vae.models import build
 from vae.samplers import SAMPLERS
 
-FILES = ["config.json", "model.safetensors", "prior.safetensors"]
+FILES = ["config.json", "known.json", "known.safetensors", "model.safetensors", "prior.safetensors"]
 CONTRACT = {"image_size": 8, "mode": "L"}
 
 
@@ -29,8 +30,9 @@ def make(model_config: ModelConfig, prior: str, directory: Path) -> Generator:
     model = build(model_config)
     sampler = SAMPLERS[prior].fit(torch.randn(200, 3), prior_config(), seed=0)
     directory.mkdir()
-    save_artefact(directory, model, model_config, sampler, CONTRACT)
-    return Generator(model, model_config, sampler, CONTRACT)
+    known = Known(["a", "b", "c", "d"], torch.randn(4, 3))
+    save_artefact(directory, model, model_config, sampler, CONTRACT, known)
+    return Generator(model, model_config, sampler, CONTRACT, known)
 
 
 @pytest.fixture
@@ -50,6 +52,7 @@ def test_artefact_loaded_gives_identical_images_and_latents(
     np.testing.assert_array_equal(loaded.reconstruct(images), original.reconstruct(images))
     for ours, theirs in zip(loaded.encode(images), original.encode(images), strict=True):
         assert torch.equal(ours, theirs)
+    np.testing.assert_array_equal(loaded.nearest(images, count=3), original.nearest(images, count=3))
 
 
 def test_artefact_same_model_gives_the_same_bytes(model_config: ModelConfig, tmp_path: Path) -> None:
@@ -65,7 +68,7 @@ def test_artefact_files_are_safetensors_and_json_only(original: Generator, tmp_p
         if path.suffix == ".safetensors":
             assert load_file(path)
         else:
-            assert path.suffix == ".json" and path.read_text().startswith("{")
+            assert path.suffix == ".json" and path.read_text().startswith(("{", "["))
         with pytest.raises(Exception, match=r"pickle|UNPICKL|invalid load key|opcode|unpickl|stack|truncated|EOF"):
             pickle.loads(path.read_bytes())
 
