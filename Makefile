@@ -7,7 +7,7 @@ IMAGES ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all lint fmt deps plan ui clean
+.PHONY: help setup run test test-all lint fmt deps retrain plan ui clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -38,6 +38,9 @@ fmt: $(READY) ## format and mend what can be mended
 
 deps: $(READY) ## write into dvc.yaml what each stage imports
 	@PYTHONPATH=tests python -m closure
+
+retrain: $(READY) ## train where there is a reason to (new data, drift, age); what a schedule calls
+	@python -m pipeline.retrain
 
 plan: $(READY) ## before a long run: its time, memory and disk, foreseen from a few steps
 	@python -m pipeline.plan

@@ -42,6 +42,7 @@ _PLACES = {
     "register_report": "reports/register",
     "report": "reports/report.html",
     "comparisons": "reports/compare",  # pages of `python -m pipeline.compare`; of no stage
+    "retrain_report": "reports/retrain",  # why a scheduled training ran or did not; of no stage
     "plan": "reports/plan.json",  # what `python -m pipeline.plan` foresees; of no stage
     "work": ".work",  # locks, checkpoints, spools, Ray's files: safe to delete when nothing runs
     "mlflow_database": "mlflow.db",

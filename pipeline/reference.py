@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pipeline.errors import BadConfigError
 from pipeline.paths import Paths
 from pipeline.registry import Registry
 from vae.artefact import Generator, load_artefact
-from vae.files import DamagedError
+from vae.files import DamagedError, read_manifest
 
 FULL = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 SHORT = re.compile(r"[A-Za-z0-9_-]+")
@@ -56,6 +57,21 @@ def parse(reference: str, paths: Paths) -> Path | Reference:
     return Reference(registry, (found["alias"] or found["version"]) if found else reference)
 
 
+def kept(reference: str, paths: Paths) -> Path:
+    """The folder of a registered version, copied once into .work/models and checked by its hashes."""
+    meant = parse(reference, paths)
+    assert isinstance(meant, Reference)
+    version = meant.version()
+    folder = paths.work / "models" / f"{meant.registry.name}-{version}"
+    for place in folder.rglob("config.json"):
+        with suppress(DamagedError):
+            read_manifest(place.parent)
+            return place.parent
+    found = meant.registry.fetch(version, folder)
+    read_manifest(found)
+    return found
+
+
 def load(reference: str, paths: Paths) -> tuple[str, Generator]:
     """The model and what to call it; a version is copied once into .work/models, where it is checked by its hashes.
 
@@ -68,10 +84,4 @@ def load(reference: str, paths: Paths) -> tuple[str, Generator]:
     called = meant.called(version)
     if not paths.params.exists():  # no workspace: nothing is left behind
         return called, meant.load(version)
-    kept = paths.work / "models" / f"{meant.registry.name}-{version}"
-    for place in kept.rglob("config.json"):
-        try:
-            return called, load_artefact(place.parent)
-        except DamagedError:
-            break
-    return called, load_artefact(meant.registry.fetch(version, kept))
+    return called, load_artefact(kept(called, paths))

@@ -6,21 +6,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from pipeline import images, params
+from pipeline import graph, images, params
 from pipeline.cluster import check_local, load_profile
 from pipeline.console import set_up_logging
 from pipeline.paths import DECISION, DOCTOR, METRICS, Paths
 from pipeline.registry import Registry
-from pipeline.stage import FAILURE_FILE, guarded, note_seconds
+from pipeline.stage import guarded, note_seconds
 from pipeline.tracking import uri
 from vae.files import read_json
 
@@ -29,31 +25,6 @@ SHOWN = {
     "elbo_nats": "", "nll_nats": "", "bits_per_dim": "", "fcd": "fcd_real_floor", "fcd_second": "fcd_second_real_floor",
     "kid": "kid_real_floor", "coverage": "coverage_real", "psnr_db": "", "active_units": "", "mig": "", "factor_vae_score": "",
 }  # fmt: skip
-
-
-def _repro(paths: Paths, *arguments: str) -> int:
-    """Run ``dvc repro`` in this process group; returns the failed stage's exit code, or DVC's own."""
-    failure = paths.work / FAILURE_FILE
-    failure.unlink(missing_ok=True)
-    environment = os.environ | {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        "DVC_SITE_CACHE_DIR": str(paths.work / "dvc"),  # its default place can be written by everybody
-    }
-    (paths.work / "dvc").mkdir(parents=True, exist_ok=True, mode=0o700)
-    process = subprocess.Popen([sys.executable, "-m", "dvc", "repro", *arguments], cwd=paths.root, env=environment)
-    # The terminal sends Ctrl-C to the whole group: DVC and the stage end by themselves, this process waits for them.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    handler = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    try:
-        code = process.wait()
-    finally:
-        signal.signal(signal.SIGINT, before)
-        signal.signal(signal.SIGTERM, handler)
-    if code and failure.exists():
-        told = json.loads(failure.read_text(encoding="utf-8"))
-        print(f"\nstage {told['stage']} failed: {told['message']}", file=sys.stderr)
-        return int(told["exit_code"])
-    return code
 
 
 def _before(paths: Paths) -> Registry:
@@ -108,10 +79,10 @@ def main() -> None:
             for key, value in images.use(arguments.images, paths).items():
                 print(f"params.yaml: {key} = {value}", file=sys.stderr)
         registry = _before(paths)
-        codes.append(_repro(paths))
+        codes.append(graph.repro(paths))
         if codes[0] == 0 and not registry.versions():  # DVC cannot know that a store was removed, or another one set
             print(f"the store {uri(paths)} does not know the model: registering again", file=sys.stderr)
-            codes[0] = _repro(paths, "--force", "--single-item", "register") or _repro(paths)
+            codes[0] = graph.repro(paths, "--force", "--single-item", "register") or graph.repro(paths)
         if codes[0] == 0:
             note_seconds("run", time.monotonic() - started, paths)
             print(_closing(paths, time.monotonic() - started))

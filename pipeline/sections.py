@@ -23,6 +23,7 @@ def image_shape(image_size: int | tuple[int, int], mode: str) -> tuple[int, int,
 
 
 MOST_TRIALS = 10_000
+TUNED, VERSION = "tuned", r"models:/[^/@]+/\d+"  # weights to begin from: the search's, or those of a registered version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +168,7 @@ class Tune:
 @dataclass(frozen=True, kw_only=True)
 class Train:
     use_tuned: bool
-    warm_start: bool
+    warm_start: str
     beta: float = field(above=0, high=1e4)
     latent_dim: int = field(low=1, high=4096)
     total_images: int = field(low=1)
@@ -177,6 +178,11 @@ class Train:
     patience_reports: int = field(low=0)
     known_images: int = field(low=0, high=10**6)
     max_failures: int = field(low=0, high=100)
+
+    def problems(self) -> list[tuple[str, str]]:
+        if self.warm_start in ("", TUNED) or re.fullmatch(VERSION, self.warm_start):
+            return []
+        return [("warm_start", f"{self.warm_start!r} is neither '' nor {TUNED} nor a version by its number, as models:/name/3")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,8 +228,18 @@ class Report:
     title: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Retrain:
+    new_share: float = field(above=0, high=1)
+    drift_deviations: float = field(low=0, high=1000)
+    max_age_days: float = field(low=0, high=36500)
+    cooldown_hours: float = field(low=0, high=87600)
+    begin: str = field(choices=("anew", "champion", "both"))
+    search: bool
+
+
 SECTIONS: dict[str, type] = {
     "base": Base, "download": Download, "preprocess": Preprocess, "augment": Augment, "extractor": Extractor,
     "fit": Fit, "tune": Tune, "train": Train, "evaluate": Evaluate, "register": Register,
-    "report": Report,
+    "report": Report, "retrain": Retrain,
 }  # fmt: skip

@@ -25,6 +25,7 @@ from vae.files import DamagedError, canonical_json, read_json, write_text
 
 log = logging.getLogger("pipeline.stage")
 PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)  # now: a child between fork and exec must not load anything
 FAILURE_FILE = "failure.json"
 SECONDS_FILE = "seconds.json"
 EXIT_BAD_DATA, EXIT_SOFTWARE, EXIT_CANNOT_WRITE, EXIT_INTERRUPTED, EXIT_TERMINATED = 65, 70, 73, 130, 143
@@ -43,7 +44,7 @@ def _on_sigterm(_signal: int, _frame: object) -> NoReturn:
 def die_with_parent() -> None:
     """End this process when its parent ends, however that happens (Linux): a killed `dvc repro` leaves no stage behind."""
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def lock(name: str, paths: Paths) -> object:

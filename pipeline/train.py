@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pandas as pd
 import torch
 
-from pipeline import stage
+from pipeline import reference, stage
 from pipeline.cluster import connected, load_profile
 from pipeline.errors import BadConfigError
 from pipeline.forwarder import Forwarder
@@ -26,7 +26,7 @@ from pipeline.job import CHECKPOINTS, Job, classes, fingerprint, identity, on_th
 from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, INDEX, METRICS, RUN, Paths
 from pipeline.plots import draw_curves
-from pipeline.sections import Fit
+from pipeline.sections import TUNED, Fit
 from pipeline.spool import read
 from vae.artefact import CONFIG, WEIGHTS, Generator, load_artefact, save_artefact
 from vae.config import FitConfig, ModelConfig
@@ -40,7 +40,7 @@ from vae.schema import checked
 from vae.state import claim
 
 PARAMS = ("base.seed", "augment", "fit", "train")
-BEGUN = {False: "begun anew", True: "begun from the weights of the search's chosen trial"}
+BEGUN = {"": "begun anew", TUNED: "begun from the weights of the search's chosen trial"}
 PRIOR_IMAGES = 10_000  # training images whose latents the prior is fitted to
 log = logging.getLogger("pipeline.train")
 
@@ -85,19 +85,23 @@ def warm_start(values: SimpleNamespace, model: ModelConfig, paths: Paths) -> tup
     """
     if not values.train.warm_start:
         return None, {}
-    read_manifest(paths.tuned)
-    weights, told = paths.tuned / WEIGHTS, read_json(paths.tuned / CONFIG)
-    remedy = "set train.warm_start to false, and the training begins anew"
+    remedy = "set train.warm_start to '', and the training begins anew"
+    if values.train.warm_start == TUNED:
+        folder = paths.tuned
+        read_manifest(folder)
+        what = f"trial {read_json(folder / CONFIG)['trial']}"
+    else:
+        folder = reference.kept(values.train.warm_start, paths)
+        what = values.train.warm_start
+    weights, told = folder / WEIGHTS, read_json(folder / CONFIG)
     if not weights.exists():
-        raise BadConfigError(f"train.warm_start: trial {told['trial']} was stopped early and left no weights: {remedy}")
+        raise BadConfigError(f"train.warm_start: {what} was stopped early and left no weights: {remedy}")
     ours = json.loads(canonical_json(asdict(model)))
     differing = [
         f"{key} is {told['model'].get(key)} there and {ours[key]} here" for key in ours if told["model"].get(key) != ours[key]
     ]
     if differing:
-        raise BadConfigError(
-            f"train.warm_start: the weights of trial {told['trial']} fit another model ({'; '.join(differing)}): {remedy}"
-        )
+        raise BadConfigError(f"train.warm_start: the weights of {what} fit another model ({'; '.join(differing)}): {remedy}")
     return str(weights), {"warm_start": sha256_file(weights)}
 
 
@@ -155,7 +159,7 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
     data = {name: sha256_file(getattr(paths, name) / MANIFEST) for name in ("processed", "augmented")}
     augment = on_the_fly(values.augment, paths.processed, read_manifest(paths.processed, hashes=False)["mode"])
     initial, hashes = warm_start(values, model, paths)
-    begun = BEGUN[initial is not None]
+    begun = BEGUN.get(values.train.warm_start, f"begun from the weights of {values.train.warm_start}")
     facts = identity(data, augment, **hashes)
     key = fingerprint(model, fit, facts)
     job = Job(

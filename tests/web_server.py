@@ -36,6 +36,8 @@ class Site:
                     with site._lock:
                         site._now -= 1
 
+            do_POST = do_GET
+
             def log_message(self, *_: object) -> None:
                 pass
 

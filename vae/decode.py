@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import io
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
@@ -34,6 +34,12 @@ class Rules:
     min_side_pixels: int
     max_aspect_ratio: float
     max_pixels: int
+
+    @classmethod
+    def of(cls, told: dict[str, Any]) -> Rules:
+        """From what a data set's manifest or a model's artefact says."""
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+        return cls(**values)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -6,7 +6,6 @@ import base64
 import binascii
 import difflib
 import io
-from typing import Any
 
 import numpy as np
 import torch
@@ -60,8 +59,7 @@ def rules_of(generator: Generator) -> Rules:
     told = generator.contract.get("rules")
     if told is None:
         raise ValueError("the model does not say how files become its pixels, an older commit made it: train it anew")
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
-    return Rules(**values)
+    return Rules.of(told)
 
 
 def pixels_of(content: bytes, generator: Generator) -> np.ndarray:

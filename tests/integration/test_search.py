@@ -48,7 +48,7 @@ def table_and_best(workspace: Workspace) -> tuple[pd.DataFrame, dict]:
 
 def test_grid_is_searched_whole_and_the_training_begins_from_its_best(ready: Workspace) -> None:
     ready.set({"tune.searcher": "grid", "tune.grid_points": 2, "tune.scheduler": "none", "tune.constraints": ["latent_dim <= 4"],
-               "tune.score": "mig", "tune.score_samples": 64, "train.use_tuned": True, "train.warm_start": True,
+               "tune.score": "mig", "tune.score_samples": 64, "train.use_tuned": True, "train.warm_start": "tuned",
                "download.sprite_images": 800})  # fmt: skip
     for stage in ("download", "preprocess", "augment", "extractor"):
         assert ready.stage(stage).returncode == 0
@@ -63,7 +63,7 @@ def test_grid_is_searched_whole_and_the_training_begins_from_its_best(ready: Wor
     assert result.returncode == 0 and "begun from the weights of the search's chosen trial" in result.stderr, result.stderr
     assert (ready.root / "models/vae/model.safetensors").read_bytes() != weights
     curves = pd.read_csv(ready.root / "reports/train/curves.csv")
-    ready.set({"train.warm_start": False})
+    ready.set({"train.warm_start": ""})
     result = ready.stage("train")
     assert result.returncode == 0 and "begun anew" in result.stderr, result.stderr
     anew = pd.read_csv(ready.root / "reports/train/curves.csv")

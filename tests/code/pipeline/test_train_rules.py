@@ -28,11 +28,11 @@ def tuned(project):
 
 
 def test_training_begins_anew_unless_asked(tuned):
-    assert warm_start(tuned.values(PARAMS, train__warm_start=False), MODEL, tuned.paths) == (None, {})
+    assert warm_start(tuned.values(PARAMS, train__warm_start=""), MODEL, tuned.paths) == (None, {})
 
 
 def test_weights_of_the_search_are_named_by_their_hash(tuned):
-    weights, named = warm_start(tuned.values(PARAMS, train__warm_start=True), MODEL, tuned.paths)
+    weights, named = warm_start(tuned.values(PARAMS, train__warm_start="tuned"), MODEL, tuned.paths)
     assert weights == str(tuned.paths.tuned / "model.safetensors") and named == {
         "warm_start": sha256_file(tuned.paths.tuned / "model.safetensors")
     }
@@ -41,14 +41,14 @@ def test_weights_of_the_search_are_named_by_their_hash(tuned):
 def test_weights_of_another_model_are_refused_with_each_difference(tuned):
     other = replace(MODEL, latent_dim=4, hidden_units=77)
     with pytest.raises(BadConfigError) as caught:
-        warm_start(tuned.values(PARAMS, train__warm_start=True), other, tuned.paths)
+        warm_start(tuned.values(PARAMS, train__warm_start="tuned"), other, tuned.paths)
     told = str(caught.value)
     assert "trial 5 fit another model" in told and "latent_dim is 3 there and 4 here" in told
     assert f"hidden_units is {MODEL.hidden_units} there and 77 here" in told and "widths" not in told
 
 
 def test_trial_that_left_no_weights_and_damaged_ones_are_told(tuned):
-    values = tuned.values(PARAMS, train__warm_start=True)
+    values = tuned.values(PARAMS, train__warm_start="tuned")
     with (tuned.paths.tuned / "model.safetensors").open("r+b") as stream:
         stream.seek(200)
         stream.write(b"x")

@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics.pairwise import polynomial_kernel
 
 from vae.metrics.frechet import TooFewSamplesError
-from vae.metrics.kernel import kernel_distance, minimum_samples
+from vae.metrics.kernel import kernel_distance, minimum_samples, two_samples
 
 
 def cloud(count: int, dim: int, seed: int, shift: float = 0.0) -> torch.Tensor:
@@ -103,3 +103,19 @@ def test_too_few_images_on_either_side_are_refused_with_both_numbers(left: int, 
     with pytest.raises(TooFewSamplesError, match=rf"subsets of 200 needs 400 images, there are {min(left, right)}$"):
         kernel_distance(cloud(left, 2, 0), cloud(right, 2, 1), seed=0)
     assert kernel_distance(cloud(minimum_samples(), 2, 0), cloud(minimum_samples(), 2, 1), seed=0).subsets == 2
+
+
+def test_two_samples_is_the_kernel_sum_over_pairs() -> None:
+    a_ND, b_MD = cloud(7, 3, 0), cloud(9, 3, 1, 0.2)
+    assert two_samples(a_ND, b_MD, 0).value == pytest.approx(by_pairs(a_ND.double().numpy(), b_MD.double().numpy()), rel=1e-10)
+
+
+def test_two_samples_of_one_kind_differ_by_chance_alone_and_others_by_more() -> None:
+    chance = [two_samples(cloud(150, 8, seed), cloud(400, 8, 100 + seed), seed).deviations for seed in range(60)]
+    assert abs(np.mean(chance)) < 0.4 and 0.7 < np.std(chance) < 1.4  # standard deviations, as they are called
+    assert two_samples(cloud(150, 8, 0, 0.3), cloud(400, 8, 1), 0).deviations > 8
+
+
+def test_two_samples_needs_two_images_of_each() -> None:
+    with pytest.raises(TooFewSamplesError, match="2 images each"):
+        two_samples(torch.zeros(1, 3), torch.zeros(5, 3), 0)

@@ -1,0 +1,91 @@
+"""retrain without a pipeline run: when it does nothing, what it says, and that it never runs beside another one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline import retrain
+from pipeline.errors import BadConfigError, TemporaryError
+from pipeline.reasons import Look
+from pipeline.retrain import BEGUN, FAILED, NOTHING, TRAINED, Ticks, _alone, _beginnings, _why_not
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+VALUES = SimpleNamespace(retrain=SimpleNamespace(cooldown_hours=20.0, begin="anew"), register=SimpleNamespace(name="cats"))
+
+
+def ticks(project, *told: tuple[float, str]) -> Ticks:
+    """A history of (hours before noon, what was done)."""
+    shutil.rmtree(project.paths.work, ignore_errors=True)
+    found = Ticks(project.paths)
+    for hours, did in told:
+        found.add(NOON - timedelta(hours=hours), did)
+    return Ticks(project.paths)  # as the next process reads it
+
+
+def test_history_survives_the_process(project):
+    found = ticks(project, (48, BEGUN), (47, TRAINED), (24, NOTHING))
+    assert [each["did"] for each in found.all] == [BEGUN, TRAINED, NOTHING]
+    assert found.trained == NOON - timedelta(hours=48) and not found.interrupted
+
+
+@pytest.mark.parametrize(
+    ("told", "interrupted"),
+    [
+        ([], False),
+        ([(5, BEGUN)], True),
+        ([(5, BEGUN), (4, FAILED)], False),
+        ([(9, BEGUN), (8, TRAINED), (7, BEGUN), (6, NOTHING)], True),
+    ],
+)
+def test_training_without_an_end_was_interrupted(project, told, interrupted):
+    assert ticks(project, *told).interrupted is interrupted
+
+
+def test_reason_is_needed_and_the_cooldown_over(project):
+    reason, none = Look(reasons=["10 % new"]), Look(calm=["1 % new"])
+    assert _why_not(VALUES, ticks(project), reason, NOON) == ""
+    assert _why_not(VALUES, ticks(project), none, NOON) == "1 % new"
+    for last in (TRAINED, FAILED):
+        assert "none begins before 2026-11-22 13:00:00" in _why_not(VALUES, ticks(project, (19, BEGUN), (18, last)), reason, NOON)
+        assert _why_not(VALUES, ticks(project, (20, BEGUN), (18, last)), reason, NOON) == ""
+    assert _why_not(VALUES, ticks(project, (1, BEGUN)), none, NOON) == ""  # interrupted: it goes on, whatever the cooldown
+
+
+def test_clock_that_went_back_is_told(project):
+    ticks(project, (-1, NOTHING)).check_clock(NOON + timedelta(hours=1, minutes=-4))
+    with pytest.raises(
+        BadConfigError, match=r"it is 2026-11-22 12:00:00 by this clock, but the last call was at 2026-11-22 13:00:00"
+    ):
+        ticks(project, (-1, NOTHING)).check_clock(NOON)
+
+
+def test_only_one_at_a_time(project):
+    with _alone("cats", project.paths), pytest.raises(TemporaryError, match="already running"), _alone("cats", project.paths):
+        pass
+    with _alone("cats", project.paths):
+        pass
+
+
+def test_without_a_champion_every_training_begins_anew(project, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for begin in ("anew", "champion", "both"):
+        values = SimpleNamespace(retrain=SimpleNamespace(begin=begin), register=SimpleNamespace(name="cats"))
+        assert _beginnings(values, project.paths) == [""]
+
+
+def test_dry_run_changes_nothing(project, capsys, monkeypatch):
+    monkeypatch.chdir(project.root)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    before = sorted(path for path in project.root.rglob("*"))
+    assert retrain.tick(project.paths, NOON, dry_run=True, force=False) == 0
+    assert capsys.readouterr().out == "would train, beginning anew\n"
+    assert sorted(path for path in project.root.rglob("*")) == before
+
+
+def test_facts_are_json(project):
+    assert json.loads(json.dumps(Look(reasons=["x"]).facts())) == {"reasons": ["x"], "calm": [], "input": None, "drift": None}
