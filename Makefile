@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 IMAGES ?=
+CLUSTER ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -21,8 +22,8 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY) ## the virtual environment with pinned dependencies
 
-run: $(READY) ## the whole pipeline; IMAGES=folder, archive or list of links for your own images
-	@python -m pipeline.run $(if $(IMAGES),--images '$(IMAGES)')
+run: $(READY) ## the whole pipeline; IMAGES=folder, archive or list of links; CLUSTER=auto, host:port, a profile (infra/ray)
+	@python -m pipeline.run $(if $(IMAGES),--images '$(IMAGES)') $(if $(CLUSTER),--cluster '$(CLUSTER)')
 
 test: $(READY) ## the tests that take minutes
 	@python -m pytest -q -m "not slow"

@@ -5,8 +5,10 @@ The profile is ``infra/ray/laptop.yaml`` or the file named by ``VAELINE_CLUSTER`
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,18 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import params
-from pipeline.errors import BadConfigError, UnavailableError
+from pipeline.errors import BadConfigError, InputMissingError, UnavailableError
 from pipeline.paths import Paths
 from vae.schema import field
 
 PROFILE_VARIABLE, ADDRESS_VARIABLE = "VAELINE_CLUSTER", "RAY_ADDRESS"
-DEFAULT_PROFILE = "infra/ray/laptop.yaml"
+PROFILES, DEFAULT_PROFILE = "infra/ray", "infra/ray/laptop.yaml"
 # Quiet, quick to notice a dead worker, no usage reports; all read by Ray when it starts.
 ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",  # longer than Ray needs to see that a node has gone
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # a worker that does not answer so long is replaced
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -37,6 +38,7 @@ ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 ANSWER_SECONDS = 5
+SETTINGS = ("NCCL_", "GLOO_", "TORCH_", "FI_", "UCX_")
 log = logging.getLogger("pipeline.cluster")
 
 
@@ -49,6 +51,17 @@ class Profile:
     cpus_per_worker: int = field(low=1, high=1024)
     gpus_per_worker: int = field(low=0, high=16)
     threads_per_worker: int = field(low=1, high=1024)
+    placement: str = field(choices=("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"), default="PACK")  # of workers on nodes
+    start_seconds: int = field(low=1, high=86400, default=120)  # for all workers to start; longer than Ray needs to see a node go
+    silent_seconds: int = field(low=5, high=86400, default=90)  # a rank that the others wait for so long counts as lost
+    environment: dict = dataclasses.field(default_factory=dict)  # of the workers: NCCL's, Gloo's and torch's own settings
+
+    def problems(self) -> list[tuple[str, str]]:
+        return [
+            (f"environment.{name}", f"is not for a profile: names begin with {', '.join(SETTINGS)}, secrets come from elsewhere")
+            for name in self.environment
+            if not str(name).startswith(SETTINGS)
+        ]
 
 
 def load_profile(paths: Paths) -> Profile:
@@ -58,6 +71,18 @@ def load_profile(paths: Paths) -> Profile:
     if address := os.environ.get(ADDRESS_VARIABLE):
         profile = Profile(**(vars(profile) | {"address": address}))
     return profile
+
+
+def meant(cluster: str, paths: Paths) -> dict[str, str]:
+    """What a person's word for a cluster, an address or a profile's file, is in the environment; InputMissingError, BadConfigError."""
+    if cluster.endswith((".yaml", ".yml")):
+        if not (paths.root / cluster).is_file():
+            known = sorted(str(path.relative_to(paths.root)) for path in (paths.root / PROFILES).glob("*.yaml"))
+            raise InputMissingError(f"--cluster {cluster} does not exist: profiles here are {', '.join(known)}")
+        return {PROFILE_VARIABLE: cluster}
+    if not re.fullmatch(r"local|auto|(ray://)?[^/\s:]+:\d+|(ray://)?\[[0-9a-fA-F:]+\]:\d+", cluster):
+        raise BadConfigError(f"--cluster {cluster}: say local, auto, host:port, ray://host:port, or name a profile's .yaml file")
+    return {ADDRESS_VARIABLE: cluster}
 
 
 def _need(profile: Profile, available: dict[str, float], workers: int) -> None:
@@ -108,13 +133,17 @@ def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
     _reach(profile.address)
     # Workers are fresh processes in Ray's own folder: they find the code through PYTHONPATH.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(paths.root), os.environ.get("PYTHONPATH")]))
-    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    every = ENVIRONMENT | {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(profile.start_seconds)}
+    os.environ.update({name: os.environ.get(name, value) for name, value in every.items()})
     os.environ.pop(ADDRESS_VARIABLE, None)  # so that the address below is the only one there is
     before = os.umask(0o077)  # Ray writes its token where others could read it
     import ray
 
     try:
-        ray.init(address=profile.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(
+            address=profile.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+            runtime_env={"env_vars": {name: str(value) for name, value in profile.environment.items()}},
+        )  # fmt: skip
     except (ConnectionError, RuntimeError, OSError, ValueError) as error:
         raise _no_cluster(profile.address, " ".join(str(error).split())[:200]) from None
     finally:

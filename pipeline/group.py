@@ -21,7 +21,6 @@ from vae.distributed import rank
 from vae.errors import StepError
 
 POLL_SECONDS = 0.2
-HUNG_SECONDS = 90  # a rank that the others wait for so long counts as lost
 log = logging.getLogger("pipeline.group")
 
 
@@ -111,9 +110,12 @@ def on_ranks(
     trainer = TorchTrainer(
         worker,
         train_loop_config=config,
-        torch_config=TorchConfig(backend="nccl" if profile.gpus_per_worker else "gloo", timeout_s=HUNG_SECONDS),
+        torch_config=TorchConfig(backend="nccl" if profile.gpus_per_worker else "gloo", timeout_s=profile.silent_seconds),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=profile.gpus_per_worker > 0, resources_per_worker=resources
+            num_workers=workers,
+            use_gpu=profile.gpus_per_worker > 0,
+            resources_per_worker=resources,
+            placement_strategy=profile.placement,
         ),
         run_config=ray.train.RunConfig(
             name="group",

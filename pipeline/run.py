@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from pipeline import graph, images, params
-from pipeline.cluster import check_local, load_profile
+from pipeline.cluster import check_local, load_profile, meant
 from pipeline.console import set_up_logging
 from pipeline.paths import DECISION, DOCTOR, METRICS, Paths
 from pipeline.registry import Registry
@@ -67,6 +67,11 @@ def main() -> None:
     parser.add_argument(
         "--images", default="", help="a folder, archive or list of links (.csv, .parquet): written into params.yaml first"
     )
+    parser.add_argument(
+        "--cluster",
+        default="",
+        help="local, auto, host:port or ray://host:port, or a profile as infra/ray/gpus.yaml: where it runs",
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments = parser.parse_args()
     paths, started, codes = Paths.here(), time.monotonic(), []
@@ -75,6 +80,8 @@ def main() -> None:
         os.environ["VAELINE_DEBUG"] = "1"
 
     def work() -> None:
+        if arguments.cluster:
+            os.environ.update(meant(arguments.cluster, paths))
         if arguments.images:
             for key, value in images.use(arguments.images, paths).items():
                 print(f"params.yaml: {key} = {value}", file=sys.stderr)

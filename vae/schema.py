@@ -17,10 +17,15 @@ from typing import Any
 
 
 def field(
-    *, low: float | None = None, high: float | None = None, above: float | None = None, choices: tuple | None = None
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple | None = None,
+    default: Any = MISSING,
 ) -> Any:
-    """A required dataclass field with its range: low <= value <= high, value > above, or value in choices."""
-    return dataclasses.field(metadata={"low": low, "high": high, "above": above, "choices": choices})
+    """A dataclass field with its range: low <= value <= high, value > above, or value in choices; required without a ``default``."""
+    return dataclasses.field(default=default, metadata={"low": low, "high": high, "above": above, "choices": choices})
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def parse(section: type, mapping: Any, where: str) -> tuple[Any, list[Problem]]:
             problems.append(Problem(f"{where}.{key}", f"unknown key{hint}"))
     for name, spec in fields.items():
         if name not in mapping:
-            if spec.default is MISSING:
+            if spec.default is MISSING and spec.default_factory is MISSING:
                 problems.append(Problem(f"{where}.{name}", "missing key"))
             continue
         value, reason = checked(section, name, mapping[name])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import params
-from pipeline.cluster import ADDRESS_VARIABLE, DEFAULT_PROFILE, PROFILE_VARIABLE, Profile, _need, _reach, load_profile
+from pipeline.cluster import ADDRESS_VARIABLE, DEFAULT_PROFILE, PROFILE_VARIABLE, Profile, _need, _reach, load_profile, meant
 from pipeline.errors import BadConfigError, InputMissingError, UnavailableError
 from pipeline.paths import Paths
 
@@ -29,9 +29,6 @@ def profile(**changes: object) -> Profile:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "infra/ray").glob("*.yaml")), ids=lambda p: p.name)
 def test_load_profile_files_of_the_project_are_valid(path, monkeypatch):
-    text = path.read_text()
-    if "kind:" in text or "apiVersion" in text:
-        return  # a manifest of Kubernetes
     monkeypatch.setenv(PROFILE_VARIABLE, str(path))
     assert load_profile(Paths(ROOT)).workers >= 1
 
@@ -125,3 +122,28 @@ def test_reach_auto_names_the_address_that_a_cluster_left_when_it_went(tmp_path,
         _reach("auto")
     with pytest.raises(UnavailableError, match=rf"no Ray cluster at {address} .*{left}.*`ray stop`"):
         _reach("auto")
+
+
+def test_profile_says_where_workers_lie_how_long_to_wait_and_what_nccl_is_told(tmp_path, monkeypatch):
+    (tmp_path / "my.yaml").write_text(GOOD)
+    monkeypatch.setenv(PROFILE_VARIABLE, "my.yaml")
+    plain = load_profile(Paths(tmp_path))
+    assert (plain.placement, plain.start_seconds, plain.silent_seconds, plain.environment) == ("PACK", 120, 90, {})
+    (tmp_path / "my.yaml").write_text(GOOD + "placement: HERE\n")
+    with pytest.raises(BadConfigError, match="placement: 'HERE'"):
+        load_profile(Paths(tmp_path))
+    (tmp_path / "my.yaml").write_text(GOOD + "environment: {NCCL_DEBUG: INFO, AWS_SECRET_ACCESS_KEY: x}\n")
+    with pytest.raises(BadConfigError, match=r"environment\.AWS_SECRET_ACCESS_KEY: is not for a profile: names begin with NCCL_"):
+        load_profile(Paths(tmp_path))
+
+
+def test_word_for_a_cluster_is_an_address_or_a_profile():
+    paths = Paths(ROOT)
+    assert meant("infra/ray/one-gpu.yaml", paths) == {PROFILE_VARIABLE: "infra/ray/one-gpu.yaml"}
+    for address in ("local", "auto", "10.0.0.1:6379", "ray://head:10001", "[::1]:6379"):
+        assert meant(address, paths) == {ADDRESS_VARIABLE: address}
+    with pytest.raises(InputMissingError, match=r"profiles here are infra/ray/gpus.yaml, .*laptop.yaml"):
+        meant("infra/ray/none.yaml", paths)
+    for wrong in ("head", "http://head:8265", "head:port", ""):
+        with pytest.raises(BadConfigError, match="say local, auto"):
+            meant(wrong, paths)
