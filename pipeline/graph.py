@@ -14,6 +14,10 @@ from pipeline.errors import BadConfigError
 from pipeline.paths import Paths
 from pipeline.stage import FAILURE_FILE, die_with_parent
 
+SHIPPED_VARIABLE = "VAELINE_SHIPPED"
+COMMIT_VARIABLE, DIRTY_VARIABLE = "VAELINE_GIT_COMMIT", "VAELINE_GIT_DIRTY"  # of code that was shipped without its repository
+STORAGE = "vaeline-storage"
+
 
 def _environment(paths: Paths) -> dict[str, str]:
     cache = paths.work / "dvc"
@@ -43,10 +47,39 @@ def outdated(paths: Paths) -> dict[str, list[Any]]:
     return told
 
 
+def _moved(paths: Paths, verb: str, storage: str, *arguments: str) -> None:
+    """``dvc push`` or ``dvc pull`` with a remote that is set for this once, in DVC's own local configuration."""
+    _asked(paths, "remote", "add", "--local", "--force", STORAGE, storage)
+    try:
+        _asked(paths, verb, "--remote", STORAGE, *arguments)
+    finally:
+        _asked(paths, "remote", "remove", "--local", STORAGE)
+
+
+def push(paths: Paths, storage: str) -> None:
+    """Send what the stages have made to ``storage``: a folder, or an address of an object store."""
+    if paths.dvc_lock.exists():
+        _moved(paths, "push", storage)
+
+
+def pull(paths: Paths, storage: str, missing: bool = False) -> None:
+    """Bring what dvc.lock names from ``storage``; with ``missing`` what is not there is left out."""
+    if paths.dvc_lock.exists():
+        _moved(paths, "pull", storage, "--force", *(["--allow-missing"] if missing else []))
+
+
+def without_git(paths: Paths) -> None:
+    """Let DVC work in a folder that is no repository."""
+    if not (paths.root / ".git").exists():
+        _asked(paths, "config", "--local", "core.no_scm", "true")
+
+
 def repro(paths: Paths, *arguments: str) -> int:
     """Run ``dvc repro`` in this process group; returns the failed stage's exit code, or DVC's own."""
     failure = paths.work / FAILURE_FILE
     failure.unlink(missing_ok=True)
+    if os.environ.get(SHIPPED_VARIABLE):  # the images themselves stayed where they were
+        arguments = ("--allow-missing", *arguments)
     process = subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro", *arguments], cwd=paths.root, env=_environment(paths), preexec_fn=die_with_parent
     )

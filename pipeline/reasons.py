@@ -71,7 +71,7 @@ def _drift(values: SimpleNamespace, paths: Paths, sample: listing.Sample, found:
 def look(values: SimpleNamespace, paths: Paths, now: datetime, trained: datetime | None) -> Look:
     """Everything that speaks for a training or against it; ``trained`` is when the last one began. Changes nothing."""
     found, settings = Look(), values.retrain
-    if not (paths.raw / FILES).exists() or not (paths.model / MANIFEST).exists():
+    if not (paths.raw / FILES).exists():
         found.reasons.append("nothing was trained here yet")
         return found
     if outdated := _stages(values, paths):
@@ -85,7 +85,7 @@ def look(values: SimpleNamespace, paths: Paths, now: datetime, trained: datetime
         told = f"{len(changes.new)} new and {changes.gone} gone of {changes.known} files ({100 * changes.share:.1f} %)"
         enough = changes.share >= settings.new_share
         (found.reasons if enough else found.calm).append(f"{told}, retrain.new_share is {100 * settings.new_share:g} %")
-        if changes.new and (paths.processed / MANIFEST).exists():
+        if changes.new and all((folder / MANIFEST).exists() for folder in (paths.processed, paths.extractor)):
             _drift(values, paths, sample, found)
     days = None if trained is None else (now - trained).total_seconds() / 86400
     if days is not None and settings.max_age_days and days >= settings.max_age_days:

@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import os
 import platform
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ import torch
 
 from pipeline import holdout, ledger, stage
 from pipeline.evaluate import THREADS
+from pipeline.graph import COMMIT_VARIABLE, DIRTY_VARIABLE
 from pipeline.outbox import connect
 from pipeline.paths import DECISION, DOCTOR, HISTORY, INTERVALS, LINEAGE, METRICS, PROTOCOL, RUN, Paths
 from pipeline.promotion import closed_gates, contest, decide
@@ -59,8 +61,8 @@ def lineage(paths: Paths) -> dict[str, str]:
     """Where a version came from: the hashes of its data, parameters and files, the commit of the code, and the environment."""
     dirty = [line for line in _git(paths, "status", "--porcelain").splitlines() if not line.endswith("dvc.lock")]
     told = {
-        "git_commit": _git(paths, "rev-parse", "HEAD") or "unknown",
-        "git_dirty": str(bool(dirty)).lower(),
+        "git_commit": _git(paths, "rev-parse", "HEAD") or os.environ.get(COMMIT_VARIABLE, "unknown"),
+        "git_dirty": os.environ.get(DIRTY_VARIABLE, str(bool(dirty)).lower()),
         "params_sha256": sha256_file(paths.params),
         "data_manifest_sha256": sha256_file(paths.processed / MANIFEST),
         "extractor_manifest_sha256": sha256_file(paths.extractor / MANIFEST),

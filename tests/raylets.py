@@ -18,8 +18,8 @@ UP_SECONDS = 120
 
 
 @contextmanager
-def cluster(folder: Path, token: dict[str, str], nodes: int) -> Iterator[tuple[str, list[subprocess.Popen]]]:
-    """The address and the processes (`ray start --block`, the head first) of raylets with one CPU each."""
+def cluster(folder: Path, token: dict[str, str], nodes: int, dashboard: int = 0) -> Iterator[tuple[str, list[subprocess.Popen]]]:
+    """The address and the processes (`ray start --block`, the head first) of raylets with one CPU each; ``dashboard``: its port."""
     ray, port = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--num-cpus", "1"], free_port()
     environment = os.environ | token | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_multi_tenancy": "1"}
     processes = []
@@ -32,8 +32,9 @@ def cluster(folder: Path, token: dict[str, str], nodes: int) -> Iterator[tuple[s
                     str(port),
                     "--node-ip-address",
                     "127.0.0.1",
+                    *(["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)] if dashboard else []),
                     "--include-dashboard",
-                    "false",
+                    "true" if dashboard else "false",
                     "--temp-dir",
                     str(folder),
                 ]
