@@ -96,7 +96,17 @@ class Tracker:
                 raise UnavailableError(
                     f"the MLflow store {self.uri} was made by another version of MLflow: copy it, then `mlflow db upgrade {self.uri}`"
                 ) from None
-            raise UnavailableError(f"the MLflow store {self.uri} cannot be used ({reason}): repair or move it") from None
+            if (
+                getattr(error, "error_code", "") in ("UNAUTHENTICATED", "PERMISSION_DENIED")
+                or " 401 " in reason
+                or " 403 " in reason
+            ):
+                raise UnavailableError(
+                    f"the MLflow server {self.uri} does not let us in: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+                    "or MLFLOW_TRACKING_TOKEN; and --allowed-hosts of the server must name the host in its address"
+                ) from None
+            remedy = "look at its log" if is_server(self.uri) else "repair or move it"
+            raise UnavailableError(f"the MLflow store {self.uri} cannot be used ({reason}): {remedy}") from None
 
     def run(self, name: str, key: str = "", parent: str = "", tags: dict[str, str] | None = None) -> str:
         """The id of the unfinished run with this ``key``, or of a new one: a resumed job goes on in the same run."""
