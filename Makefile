@@ -8,7 +8,7 @@ CLUSTER ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all lint fmt deps retrain plan ui clean
+.PHONY: help setup run test test-all lint fmt deps retrain plan audit ui clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -45,6 +45,9 @@ retrain: $(READY) ## train where there is a reason to (new data, drift, age); wh
 
 plan: $(READY) ## before a long run: its time, memory and disk, foreseen from a few steps
 	@python -m pipeline.plan
+
+audit: ## known vulnerabilities of the pinned dependencies, where the databases can be reached
+	@sh infra/audit.sh
 
 ui: $(READY) ## MLflow on http://127.0.0.1:5000
 	@python -m pipeline.ui

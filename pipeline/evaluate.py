@@ -22,6 +22,7 @@ from pipeline.doctor import HEALTHY, Finding
 from pipeline.errors import TrainingFailedError
 from pipeline.outbox import connect
 from pipeline.paths import DOCTOR, METRICS, RUN, Paths
+from pipeline.tracking import patient
 from vae.files import read_json, replaced_directory
 
 PARAMS = ("base.seed", "evaluate")
@@ -56,11 +57,12 @@ def evaluate(values: SimpleNamespace, paths: Paths) -> None:
         else:
             work(report)
         metrics = read_json(report / METRICS)
-        if tracker.exists(run_id):
-            tracker.metrics(run_id, {f"test_{name}": value for name, value in metrics.items() if value is not None})
-            tracker.artifacts(run_id, report, "evaluate")
-        else:
-            log.warning("the training's run %s is not in %s: metrics are in %s only", run_id, tracker.uri, report)
+        with patient(paths):
+            if tracker.exists(run_id):
+                tracker.metrics(run_id, {f"test_{name}": value for name, value in metrics.items() if value is not None})
+                tracker.artifacts(run_id, report, "evaluate")
+            else:
+                log.warning("the training's run %s is not in %s: metrics are in %s only", run_id, tracker.uri, report)
         told: Any = read_json(report / DOCTOR)
     log.info("%s", ", ".join(f"{k} {metrics[k]:.4g}" for k in SHOWN if metrics[k] is not None))
     _healthy([Finding(**each) for each in told], values)

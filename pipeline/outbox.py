@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipeline.paths import Paths
-from pipeline.tracking import Tracker
+from pipeline.tracking import Tracker, patient
 from vae.files import canonical_json, read_json, replaced_directory, write_text
 
 MESSAGE, ARTIFACTS = "message.json", "artifacts"
@@ -76,8 +76,9 @@ class Outbox:
 
 def connect(paths: Paths) -> Tracker:
     """The store in force, told first what earlier stages could not tell it; UnavailableError where it does not answer."""
-    tracker = Tracker(paths)
-    Outbox(paths).try_to_deliver(tracker)
+    with patient(paths):
+        tracker = Tracker(paths)
+        Outbox(paths).try_to_deliver(tracker)
     return tracker
 
 

@@ -27,6 +27,7 @@ from pipeline.outbox import connect
 from pipeline.paths import DECISION, DOCTOR, HISTORY, INTERVALS, LINEAGE, METRICS, PROTOCOL, RUN, Paths
 from pipeline.promotion import closed_gates, contest, decide
 from pipeline.registry import CHAMPION, Registry
+from pipeline.tracking import patient
 from vae.artefact import Generator, load_artefact
 from vae.extractor import load_extractor
 from vae.files import (
@@ -106,39 +107,40 @@ def register(values: SimpleNamespace, paths: Paths) -> None:
     read_manifest(paths.processed)
     generator, metrics = load_artefact(paths.model), read_json(paths.evaluate_report / METRICS)
     numbers = {name: value for name, value in metrics.items() if value is not None}
-    tracker = connect(paths)
-    registry = Registry(tracker, values.register.name)
-    run = read_json(paths.train_report / RUN)["run_id"]
-    run_id = run if tracker.exists(run) else tracker.run("register", tags={"vaeline.stage": "register"})
-    known = lineage(paths)
-    with ledger.locked(registry, paths):
-        ledger.mend(registry)
-        version = registry.add(run_id, paths.model, generator, numbers, known)
-        entry = _decided(values, paths, registry, generator, version)
-        history = ledger.history(registry)
-    record: dict[str, Any] = {
-        "name": values.register.name,
-        "version": int(version),
-        "champion": entry["champion_after"],
-        "previous_champion": entry["champion_before"],
-        "promoted": entry["event"] == ledger.PROMOTED,
-        "reason": entry["reason"],
-        "gates": entry["gates"],
-        "challenger_fcd": entry.get("challenger_fcd"),
-        "champion_fcd": entry.get("champion_fcd"),
-        "difference": entry.get("difference"),
-        "interval": entry.get("interval"),
-        "holdout_sha256": entry["holdout_sha256"],
-    }
-    with replaced_directory(paths.register_report) as report:
-        write_text(report / DECISION, canonical_json(record))
-        write_text(report / LINEAGE, canonical_json(known))
-        write_text(report / HISTORY, "".join(json.dumps(each, sort_keys=True) + "\n" for each in history))
-        for name in (METRICS, INTERVALS, PROTOCOL):
-            shutil.copy(paths.evaluate_report / name, report / name)
-        shutil.copy(paths.params, report)
-        write_text(report / ENVIRONMENT, _installed())
-        tracker.artifacts(run_id, report, registry.place(version))
+    with patient(paths):
+        tracker = connect(paths)
+        registry = Registry(tracker, values.register.name)
+        run = read_json(paths.train_report / RUN)["run_id"]
+        run_id = run if tracker.exists(run) else tracker.run("register", tags={"vaeline.stage": "register"})
+        known = lineage(paths)
+        with ledger.locked(registry, paths):
+            ledger.mend(registry)
+            version = registry.add(run_id, paths.model, generator, numbers, known)
+            entry = _decided(values, paths, registry, generator, version)
+            history = ledger.history(registry)
+        record: dict[str, Any] = {
+            "name": values.register.name,
+            "version": int(version),
+            "champion": entry["champion_after"],
+            "previous_champion": entry["champion_before"],
+            "promoted": entry["event"] == ledger.PROMOTED,
+            "reason": entry["reason"],
+            "gates": entry["gates"],
+            "challenger_fcd": entry.get("challenger_fcd"),
+            "champion_fcd": entry.get("champion_fcd"),
+            "difference": entry.get("difference"),
+            "interval": entry.get("interval"),
+            "holdout_sha256": entry["holdout_sha256"],
+        }
+        with replaced_directory(paths.register_report) as report:
+            write_text(report / DECISION, canonical_json(record))
+            write_text(report / LINEAGE, canonical_json(known))
+            write_text(report / HISTORY, "".join(json.dumps(each, sort_keys=True) + "\n" for each in history))
+            for name in (METRICS, INTERVALS, PROTOCOL):
+                shutil.copy(paths.evaluate_report / name, report / name)
+            shutil.copy(paths.params, report)
+            write_text(report / ENVIRONMENT, _installed())
+            tracker.artifacts(run_id, report, registry.place(version))
     word = "is now" if record["promoted"] else "is not"
     log.info("%s version %s %s the %s: %s", values.register.name, version, word, CHAMPION, record["reason"])
 

@@ -22,6 +22,7 @@ from pipeline.pages import embedded, interval, number, render
 from pipeline.params import read_text
 from pipeline.paths import BEST, DECISION, DOCTOR, INTERVALS, LINEAGE, METRICS, PROTOCOL, RUN, SLICES, Paths
 from pipeline.registry import Registry
+from pipeline.tracking import patient
 from vae.files import read_json, write_text
 from vae.pictures import GAP_PIXELS, ZOOM
 
@@ -138,9 +139,10 @@ def report(values: SimpleNamespace, paths: Paths) -> None:
     write_text(paths.report, render(TEMPLATE, context(values.report.title, paths)))
     tracker, run_id = connect(paths), read_json(paths.train_report / RUN)["run_id"]
     version = read_json(paths.register_report / DECISION)["version"]
-    if tracker.exists(run_id):
-        for place in (None, Registry.place(version)):
-            tracker.artifact(run_id, paths.report, place)
+    with patient(paths):
+        if tracker.exists(run_id):
+            for place in (None, Registry.place(version)):
+                tracker.artifact(run_id, paths.report, place)
     log.info("%s (%.1f MB)", paths.report, paths.report.stat().st_size / 1e6)
 
 

@@ -10,6 +10,8 @@ import os
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+PATIENT_RETRIES = "6"  # after 2, 4, 8, 16, 32 seconds
 ANSWER_SECONDS = 5
 MOST_METRICS = 1000  # in one call: the server's limit
 KEY_TAG, PARENT_TAG = "vaeline.key", "mlflow.parentRunId"
@@ -60,6 +63,31 @@ def _reach(address: str) -> None:
         raise UnavailableError(
             f"MLflow does not answer at {address} ({reason}): start it, correct {URI_VARIABLE}, or unset it to use a local file"
         ) from None
+
+
+@contextmanager
+def patient(paths: Paths) -> Iterator[None]:
+    """Where nothing waits for an answer but a person: a server that has gone for a minute is waited for.
+
+    UnavailableError where it stays away, whatever was being asked.
+    """
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    before = os.environ.get(name)
+    os.environ[name] = PATIENT_RETRIES
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, requests.RequestException) as error:
+        told = " ".join(str(error).split())[:200]
+        raise UnavailableError(
+            f"the MLflow store {uri(paths)} failed ({told}): look at it, then run the same command again"
+        ) from None
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 class Tracker:
@@ -148,8 +176,10 @@ class Tracker:
 
         try:
             return self.client.get_run(run_id).info.lifecycle_stage == "active"
-        except MlflowException:
-            return False
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return False
+            raise
 
     def params(self, run_id: str, values: dict[str, Any]) -> None:
         """Log parameters; those that the run has already are left as they are."""

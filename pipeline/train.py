@@ -13,6 +13,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import torch
@@ -28,6 +29,7 @@ from pipeline.paths import BEST, INDEX, METRICS, RUN, Paths
 from pipeline.plots import draw_curves
 from pipeline.sections import TUNED, Fit
 from pipeline.spool import read
+from pipeline.tracking import Tracker, patient
 from vae.artefact import CONFIG, WEIGHTS, Generator, load_artefact, save_artefact
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards
@@ -149,6 +151,23 @@ def _begin(job: Job) -> None:
         raise BadConfigError(str(error)) from None
 
 
+def _announced(tracker: Tracker, job: Job, key: str, facts: dict[str, Any], paths: Paths) -> str:
+    """The run of this training in MLflow, which knows what is trained, on what; returns its id."""
+    facts = facts | {"torch": torch.__version__, "processor": torch.backends.cpu.get_cpu_capability()}
+    facts.pop("address")
+    counts = paths.preprocess_report / METRICS
+    made_ms = int(counts.stat().st_mtime * 1000)  # a resumed run says the same again, and the store keeps it once
+    numbers = {f"data_{name}": value for name, value in read_json(counts).items() if isinstance(value, int)}
+    with patient(paths):
+        run_id = tracker.run(
+            "train", key=f"train-{key}", tags={"vaeline.stage": "train", "vaeline.data": job.identity["data"]["processed"]}
+        )
+        tracker.params(run_id, {**vars(job.fit), **{f"model.{k}": v for k, v in vars(job.model).items()}, **facts})
+        tracker.artifacts(run_id, paths.preprocess_report, "data")
+        tracker.records(run_id, [{**numbers, "step": 0, "time_ms": made_ms}])
+    return run_id
+
+
 def train(values: SimpleNamespace, paths: Paths) -> None:
     """Train, track, fit the prior and write models/vae."""
     torch.set_num_threads(1)
@@ -175,22 +194,11 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
     )
     tracker = connect(paths)
     _begin(job)
-    run_id = tracker.run("train", key=f"train-{key}", tags={"vaeline.stage": "train", "vaeline.data": data["processed"]})
-    hardware = {**vars(profile), "torch": torch.__version__, "processor": torch.backends.cpu.get_cpu_capability()}
-    hardware.pop("address")
-    tracker.params(
-        run_id,
-        {**vars(fit), **{f"model.{k}": v for k, v in vars(model).items()}, "begun": begun, **hardware},
-    )
+    run_id = _announced(tracker, job, key, {"begun": begun, **vars(profile)}, paths)
     log.info(
         "%s, beta %.3g, %d latent dimensions, %d images over %d workers, %s",
         model.name, fit.beta, model.latent_dim, fit.total_images, profile.workers, begun,
     )  # fmt: skip
-    tracker.artifacts(run_id, paths.preprocess_report, "data")
-    counts = paths.preprocess_report / METRICS
-    made_ms = int(counts.stat().st_mtime * 1000)  # a resumed run says the same again, and the store keeps it once
-    numbers = {f"data_{name}": value for name, value in read_json(counts).items() if isinstance(value, int)}
-    tracker.records(run_id, [{**numbers, "step": 0, "time_ms": made_ms}])
     outbox, forwarder = Outbox(paths), Forwarder(tracker, run_id, fit.total_images)
     started = time.monotonic()
     try:

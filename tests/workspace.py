@@ -143,12 +143,16 @@ class Workspace:
         """Run one stage."""
         return self.run(sys.executable, "-m", f"pipeline.{name}", *arguments, **environment)
 
-    def start_training(self, **environment: str) -> subprocess.Popen:
-        """Start the stage and wait until it has a checkpoint; all that it prints comes through ``stdout``."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.train"], cwd=self.root, env=self._environment(environment),
+    def start(self, module: str, *arguments: str, **environment: str) -> subprocess.Popen:
+        """Start a command and leave it; all that it prints comes through ``stdout``."""
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments], cwd=self.root, env=self._environment(environment),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
+
+    def start_training(self, **environment: str) -> subprocess.Popen:
+        """Start the stage and wait until it has a checkpoint; all that it prints comes through ``stdout``."""
+        process = self.start("pipeline.train", **environment)
         deadline = time.monotonic() + START_SECONDS
         while not list(self.root.glob(".work/train/checkpoints/step-*/MANIFEST.json")):
             assert process.poll() is None, process.communicate()[0]

@@ -26,6 +26,12 @@ from vae.artefact import load_artefact
 from vae.files import read_json, read_manifest
 from workspace import Workspace, free_port, one_line
 
+CANARIES = {
+    name: f"canary{number}{name.lower().replace('_', '')}" for number, name in enumerate((
+        "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+        "AZURE_STORAGE_KEY", "GOOGLE_API_KEY", "VAELINE_WEBHOOK", "HF_TOKEN", "DATABASE_PASSWORD",
+    ))
+}  # fmt: skip
 STAGES = ("download", "preprocess", "augment", "extractor", "tune", "train", "evaluate", "register", "report")
 METRICS = ("elbo_nats", "nll_nats", "bits_per_dim", "fcd", "psnr_db", "active_units")
 
@@ -45,10 +51,23 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace in which the main job has run once."""
     workspace = Workspace(tmp_path_factory.mktemp("whole") / "project")
     assert workspace.run("git", "init", "-q").returncode == 0
-    result = workspace.run(sys.executable, "-m", "pipeline.run")
+    result = workspace.run(sys.executable, "-m", "pipeline.run", **CANARIES)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "@champion is version 1" in result.stdout
+    (workspace.root / "printed").write_text(result.stdout + result.stderr)
     return workspace
+
+
+def test_no_secret_of_the_environment_is_in_what_a_run_leaves(done: Workspace) -> None:
+    """Files of the workspace with its caches and MLflow's store, what was printed, and what Ray keeps of its sessions."""
+    places = [done.root, *Path("/tmp/ray").glob("session_2*")] if Path("/tmp/ray").exists() else [done.root]
+    found = {
+        (canary, str(path)) for place in places for path in place.rglob("*") if path.is_file() and not path.is_symlink()
+        for canary in CANARIES.values() if canary.encode() in path.read_bytes()
+    }  # fmt: skip
+    assert not found
+    tables = [str(pd.read_parquet(path).to_dict()) for path in done.root.rglob("*.parquet")]  # columns are packed
+    assert tables and not any(canary in table for table in tables for canary in CANARIES.values())
 
 
 def test_run_leaves_metrics_pictures_and_a_clean_tree(done: Workspace) -> None:
@@ -373,3 +392,20 @@ def test_search_with_a_worker_group_per_trial_finds_the_same_as_with_single_work
     assert scores[0]["state"].tolist() == scores[1]["state"].tolist()
     # Two ranks sum in another order than one: equal but for rounding.
     np.testing.assert_allclose(scores[0]["elbo_nats"], scores[1]["elbo_nats"], rtol=1e-3)
+
+
+def test_second_clone_pulls_from_the_remote_and_has_nothing_to_do(done: Workspace, tmp_path: Path) -> None:
+    first, remote = done.copied(tmp_path / "first"), tmp_path / "remote"
+    assert first.run(sys.executable, "-m", "dvc", "remote", "add", "-d", "team", str(remote)).returncode == 0
+    assert first.run(sys.executable, "-m", "dvc", "push").returncode == 0
+    commit = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "a run")
+    assert first.run("git", "add", "-A").returncode == first.run(*commit).returncode == 0
+    second = Workspace.__new__(Workspace)
+    second.root = tmp_path / "second"
+    assert first.run("git", "clone", "-q", str(first.root), str(second.root)).returncode == 0
+    pulled = second.run(sys.executable, "-m", "dvc", "pull")
+    assert pulled.returncode == 0, pulled.stderr
+    repro = second.run(sys.executable, "-m", "dvc", "repro")
+    assert repro.returncode == 0 and _executed(repro.stdout) == []
+    assert second.weights_sha256() == first.weights_sha256()
+    assert not (second.root / "mlflow.db").exists()  # the registry is MLflow's to share
