@@ -24,7 +24,7 @@ class Service:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.artifacts, self.port = folder, folder / "artifacts", free_port()
-        self.database = Postgres(folder / "pg", SECRETS["database_password"])
+        self.database = Postgres(SECRETS["database_password"])
         (folder / "secrets").mkdir(mode=0o700)
         for name, value in SECRETS.items():
             (folder / "secrets" / name).write_text(value + "\n")

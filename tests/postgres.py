@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for tests, from the distribution's packages, on loopback, its data below a folder."""
+"""A real PostgreSQL server for tests, from the distribution's packages, on loopback."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from urllib.parse import quote
@@ -27,17 +28,16 @@ def programs() -> Path:
 class Postgres:
     """``start`` and ``stop`` as often as wanted; the data stays."""
 
-    def __init__(self, folder: Path, password: str) -> None:
-        self.data, self.port, self.password = folder / "data", free_port(), password
+    def __init__(self, password: str) -> None:
+        self.port, self.password = free_port(), password
         self._user = "postgres" if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
-        folder.mkdir(mode=0o755)
-        for each in (folder, *folder.parents):
-            if each.stat().st_uid == os.geteuid() and each != Path("/"):
-                each.chmod(each.stat().st_mode | 0o011)
-        secret = folder / "password"
+        # Not below pytest's folders, which that user may not enter.
+        self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        self._folder.chmod(0o711)
+        self.data, secret = self._folder / "data", self._folder / "password"
         secret.write_text(password)
         if self._user:
-            for each in (folder, secret):
+            for each in (self._folder, secret):
                 shutil.chown(each, self._user)
         self._run(
             "initdb", "-D", str(self.data), "-U", USER, "--pwfile", str(secret), "-A", "scram-sha-256", "-E", "UTF8", "--no-sync"
@@ -60,7 +60,7 @@ class Postgres:
     def start(self) -> None:
         """Begin to serve; returns when it answers."""
         settings = ["-p", str(self.port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
-        with (self.data.parent / "log").open("ab") as log:
+        with (self._folder / "log").open("ab") as log:
             self._server = subprocess.Popen(
                 [str(programs() / "postgres"), "-D", str(self.data), *settings], user=self._user, cwd="/", stdout=log, stderr=log,
                 start_new_session=True,
@@ -68,7 +68,7 @@ class Postgres:
         deadline = time.monotonic() + WAIT_SECONDS
         ready = [str(programs() / "pg_isready"), "-h", "127.0.0.1", "-p", str(self.port), "-q"]
         while subprocess.run(ready, check=False).returncode:
-            assert time.monotonic() < deadline and self._server.poll() is None, (self.data.parent / "log").read_text()
+            assert time.monotonic() < deadline and self._server.poll() is None, (self._folder / "log").read_text()[-2000:]
             time.sleep(0.05)
 
     def stop(self, how: str) -> None:
@@ -85,3 +85,4 @@ class Postgres:
         """For good."""
         if self._server.poll() is None:
             self.stop("immediate")
+        shutil.rmtree(self._folder)

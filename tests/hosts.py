@@ -1,0 +1,115 @@
+"""Two hosts with addresses of their own on this machine: network namespaces joined by a cable that can be pulled."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+CABLE, PORT, UP_SECONDS = "host0", 6390, 120
+
+
+def permitted() -> bool:
+    """Whether this user may make network namespaces."""
+    if os.geteuid() != 0 or not shutil.which("ip"):
+        return False
+    name = f"probe{os.getpid()}"
+    if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
+        return False
+    return subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False).returncode == 0
+
+
+class Hosts:
+    """The names of both, their addresses, and Ray on them: the first has the head and two processors, the second has one."""
+
+    def __init__(self, folder: Path, token: dict[str, str]) -> None:
+        self.names = [f"v{letter}{os.getpid()}" for letter in "ab"]
+        self.addresses, self._folder, self._token = ["10.77.0.1", "10.77.0.2"], folder, token
+        self.rays: list[subprocess.Popen] = []
+
+    @property
+    def ray_address(self) -> str:
+        return f"{self.addresses[0]}:{PORT}"
+
+    def _ip(self, *arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+    def join(self) -> None:
+        """Make both and lay the cable."""
+        first, second = self.names
+        for name in self.names:
+            self._ip("netns", "add", name)
+        self._ip("link", "add", CABLE, "netns", first, "type", "veth", "peer", "name", CABLE, "netns", second)
+        for name, address in zip(self.names, self.addresses, strict=True):
+            self._ip("-n", name, "addr", "add", f"{address}/24", "dev", CABLE)
+            for device in ("lo", CABLE):
+                self._ip("-n", name, "link", "set", device, "up")
+
+    def cut(self) -> None:
+        """Pull the cable."""
+        self._ip("-n", self.names[1], "link", "set", CABLE, "down")
+
+    def on(self, host: int, *command: str) -> list[str]:
+        """The command, to be run on one of them."""
+        return ["ip", "netns", "exec", self.names[host], *command]
+
+    def start_ray(self) -> None:
+        ray = str(Path(sys.executable).parent / "ray")
+        places = [
+            ["--head", "--port", str(PORT), "--num-cpus", "2", "--include-dashboard", "false", "--temp-dir", str(self._folder)],
+            ["--address", self.ray_address, "--num-cpus", "1"],
+        ]
+        for host, place in enumerate(places):
+            command = self.on(host, ray, "start", "--block", "--node-ip-address", self.addresses[host], *place)
+            log = (self._folder.parent / f"host-{host}-{os.getpid()}.log").open("w")
+            environment = os.environ | self._token | {"RAY_USAGE_STATS_ENABLED": "0"}
+            self.rays.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True))
+            deadline = time.monotonic() + UP_SECONDS
+            while "raylet" not in {child.name() for child in psutil.Process(self.rays[-1].pid).children(recursive=True)}:
+                assert self.rays[-1].poll() is None, Path(log.name).read_text()
+                assert time.monotonic() < deadline, "the raylet does not come up"
+                time.sleep(0.2)
+
+    def workers(self) -> list[int]:
+        """On which host each training worker is."""
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            if "RayTrainWorker" in " ".join(process.info["cmdline"] or ()):
+                namespace = os.stat(f"/proc/{process.pid}/ns/net").st_ino
+                found += [i for i, name in enumerate(self.names) if os.stat(f"/run/netns/{name}").st_ino == namespace]
+        return sorted(found)
+
+    def end(self) -> None:
+        for process in self.rays:
+            family = (
+                [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+                if process.poll() is None
+                else []
+            )
+            for member in family:
+                try:
+                    member.kill()
+                except psutil.Error:
+                    continue
+            process.wait(30)
+        for name in self.names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+@contextmanager
+def two_hosts(folder: Path, token: dict[str, str]) -> Iterator[Hosts]:
+    """Both with Ray, until the block ends."""
+    hosts = Hosts(folder, token)
+    try:
+        hosts.join()
+        hosts.start_ray()
+        yield hosts
+    finally:
+        hosts.end()
