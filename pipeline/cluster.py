@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-ANSWER_SECONDS = 5
+ANSWER_SECONDS, SEEN_SECONDS = 5, 60
 SETTINGS = ("NCCL_", "GLOO_", "TORCH_", "FI_", "UCX_")
 log = logging.getLogger("pipeline.cluster")
 
@@ -131,7 +132,6 @@ def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
     """Ray, started or joined, with room for ``workers``; left (and ended, if it was started here) at the end."""
     check_local(profile, workers)
     _reach(profile.address)
-    # Workers are fresh processes in Ray's own folder: they find the code through PYTHONPATH.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(paths.root), os.environ.get("PYTHONPATH")]))
     every = ENVIRONMENT | {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(profile.start_seconds)}
     os.environ.update({name: os.environ.get(name, value) for name, value in every.items()})
@@ -139,10 +139,12 @@ def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
     before = os.umask(0o077)  # Ray writes its token where others could read it
     import ray
 
+    # Workers are fresh processes in Ray's own folder, perhaps of another machine: they find the code through PYTHONPATH.
+    told = {"PYTHONPATH": str(paths.root)} | {name: str(value) for name, value in profile.environment.items()}
     try:
         ray.init(
             address=profile.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
-            runtime_env={"env_vars": {name: str(value) for name, value in profile.environment.items()}},
+            runtime_env={"env_vars": told},
         )  # fmt: skip
     except (ConnectionError, RuntimeError, OSError, ValueError) as error:
         raise _no_cluster(profile.address, " ".join(str(error).split())[:200]) from None
@@ -150,9 +152,53 @@ def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
         os.umask(before)
     try:
         _need(profile, ray.cluster_resources(), workers)
+        if profile.address != "local":
+            _same_workspace(paths)
         yield
     finally:
         ray.shutdown()
+
+
+def _seen(code: str, mark: str) -> str:
+    """What is wrong with the workspace as this node sees it, or ''."""
+    import vae
+
+    if not Path(mark).exists():
+        return f"does not see {Path(mark).parent.parent}"
+    found = Path(vae.__file__).resolve().parent.parent
+    return "" if str(found) == code else f"runs the code in {found}"
+
+
+def _same_workspace(paths: Paths) -> None:
+    """BadConfigError with every node that does not see this workspace under this path, or would run other code."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = {each["NodeID"]: each["NodeManagerAddress"] for each in ray.nodes() if each["Alive"]}
+    paths.work.mkdir(parents=True, exist_ok=True)
+    mark = paths.work / f"seen-{uuid.uuid4().hex}"
+    mark.touch()
+    try:
+        look = ray.remote(num_cpus=0, max_retries=0)(_seen)
+        asked = {
+            node: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+                str(paths.root), str(mark)
+            )
+            for node in nodes
+        }
+        wrong = [
+            f"{nodes[node]} {told}"
+            for node, told in zip(asked, ray.get(list(asked.values()), timeout=SEEN_SECONDS), strict=True)
+            if told
+        ]
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        raise UnavailableError(f"a node of the cluster does not answer: {' '.join(str(error).split())[:200]}") from None
+    finally:
+        mark.unlink()
+    if wrong:
+        raise BadConfigError(
+            f"the workspace {paths.root} must lie on storage that all nodes see under this path: {'; '.join(wrong)} (docs/cluster.md)"
+        )
 
 
 def _gpus() -> int:

@@ -60,14 +60,18 @@ class Hosts:
         """The command, to be run on one of them."""
         return ["ip", "netns", "exec", self.names[host], *command]
 
-    def start_ray(self) -> None:
+    def start_ray(self, hidden: Path | None = None) -> None:
+        """Ray on both; the second one sees an empty folder where ``hidden`` is."""
         ray = str(Path(sys.executable).parent / "ray")
         places = [
             ["--head", "--port", str(PORT), "--num-cpus", "2", "--include-dashboard", "false", "--temp-dir", str(self._folder)],
             ["--address", self.ray_address, "--num-cpus", "1"],
         ]
         for host, place in enumerate(places):
-            command = self.on(host, ray, "start", "--block", "--node-ip-address", self.addresses[host], *place)
+            command = [ray, "start", "--block", "--node-ip-address", self.addresses[host], *place]
+            if hidden and host == 1:
+                command = ["sh", "-ec", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden), *command]
+            command = self.on(host, *command)
             log = (self._folder.parent / f"host-{host}-{os.getpid()}.log").open("w")
             environment = os.environ | self._token | {"RAY_USAGE_STATS_ENABLED": "0"}
             self.rays.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True))
@@ -104,12 +108,12 @@ class Hosts:
 
 
 @contextmanager
-def two_hosts(folder: Path, token: dict[str, str]) -> Iterator[Hosts]:
+def two_hosts(folder: Path, token: dict[str, str], hidden: Path | None = None) -> Iterator[Hosts]:
     """Both with Ray, until the block ends."""
     hosts = Hosts(folder, token)
     try:
         hosts.join()
-        hosts.start_ray()
+        hosts.start_ray(hidden)
         yield hosts
     finally:
         hosts.end()

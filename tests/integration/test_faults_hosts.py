@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from hosts import CABLE, permitted, two_hosts
-from workspace import LONG, START_SECONDS, Workspace
+from workspace import LONG, START_SECONDS, Workspace, one_line
 
 PROFILE = f"""address: auto
 workers: 2
@@ -25,15 +25,21 @@ environment: {{GLOO_SOCKET_IFNAME: {CABLE}}}
 """
 
 
+def _token() -> dict[str, str]:
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+
+
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="ray-"))  # sockets below it: a path may have 107 bytes
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not permitted(), reason="network namespaces are not permitted here")
 def test_host_that_is_cut_off_is_left_and_the_weights_are_the_same(ready: Workspace, uninterrupted: str) -> None:
     ready.set(LONG)
     (ready.root / "infra/ray/hosts.yaml").write_text(PROFILE)
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-    folder = Path("/tmp") / f"ray-{os.getpid()}-h"
-    folder.mkdir()
+    token, folder = _token(), _folder()
     with two_hosts(folder, token) as hosts:
         environment = ready._environment(token | {"RAY_ADDRESS": hosts.ray_address, "VAELINE_CLUSTER": "infra/ray/hosts.yaml"})
         process = subprocess.Popen(
@@ -50,3 +56,17 @@ def test_host_that_is_cut_off_is_left_and_the_weights_are_the_same(ready: Worksp
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
     assert ready.weights_sha256() == uninterrupted
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not permitted(), reason="network namespaces are not permitted here")
+def test_host_that_does_not_see_the_workspace_is_named(ready: Workspace) -> None:
+    (ready.root / "infra/ray/hosts.yaml").write_text(PROFILE)
+    token = _token()
+    with two_hosts(_folder(), token, hidden=ready.root) as hosts:
+        environment = ready._environment(token | {"RAY_ADDRESS": hosts.ray_address, "VAELINE_CLUSTER": "infra/ray/hosts.yaml"})
+        command = hosts.on(0, sys.executable, "-m", "pipeline.train")
+        done = subprocess.run(command, cwd=ready.root, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 78, done.stderr
+    assert f"10.77.0.2 does not see {ready.root}" in one_line(done, "train")
