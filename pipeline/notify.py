@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import os
 import threading
+import urllib.error
 import urllib.request
 from typing import Any
 
@@ -30,8 +32,10 @@ def notify(text: str, facts: dict[str, Any]) -> bool:
             request = urllib.request.Request(address, content, {"content-type": "application/json"})
             with urllib.request.urlopen(request, timeout=SECONDS) as answer:
                 taken.append(answer.status)
-        except (OSError, ValueError) as error:
-            reasons.append((getattr(error, "reason", None) and str(error)) or type(error).__name__)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reasons.append(
+                str(error) if isinstance(error, urllib.error.URLError) else type(error).__name__
+            )  # others quote the address
 
     thread = threading.Thread(target=post, name="webhook", daemon=True)  # one that drips byte by byte is left behind
     thread.start()

@@ -19,20 +19,21 @@ from typing import Any
 
 from pipeline import drift, graph, params
 from pipeline.console import set_up_logging
-from pipeline.errors import BadConfigError
+from pipeline.errors import BadConfigError, TemporaryError
 from pipeline.lease import DEAD_SECONDS, lease
 from pipeline.notify import notify
 from pipeline.paths import DECISION, Paths
 from pipeline.reasons import SEARCH, Look, frozen, look
 from pipeline.registry import Registry
 from pipeline.spool import SpoolWriter, read
-from pipeline.stage import guarded, lock
+from pipeline.stage import EXIT_INTERRUPTED, EXIT_TERMINATED, guarded, lock
 from pipeline.tracking import Tracker, is_server, uri
 from vae.files import canonical_json, read_json, replaced_directory, write_text
 
 KEYS = ("base.seed", "download", "train", "register", "retrain")
 NOTHING, BEGUN, TRAINED, FAILED = "nothing", "begun", "trained", "failed"
 TICK, PICTURE = "tick.json", "drift.png"
+GOES_ON = (TemporaryError.exit_code, EXIT_INTERRUPTED, EXIT_TERMINATED)  # no end of a training: the next call goes on with it
 SKEW = timedelta(minutes=5)  # by which clocks of two machines may differ
 log = logging.getLogger("pipeline.retrain")
 
@@ -150,6 +151,8 @@ def _train(values: SimpleNamespace, paths: Paths, ticks: Ticks, now: datetime) -
     code, outcomes = 0, []
     for begin in _beginnings(values, paths):
         code, outcome = _trained(values, paths, begin)
+        if code in GOES_ON:
+            return code
         if code:
             break
         outcomes.append(outcome | {"begin": begin})

@@ -43,7 +43,10 @@ def test_refusal_silence_and_dripping_are_a_warning_without_the_address(hook, mo
         while not hook.closing.wait(0.1):
             handler.wfile.write(b"x: y\r\n")
 
-    for answer in (status(500), drip, lambda handler: hook.closing.wait()):
+    def flood(handler):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 500 + b"\r\n")
+
+    for answer in (status(500), drip, flood, lambda handler: hook.closing.wait()):
         caplog.clear()
         hook.answers["/hook-s3cret"] = answer
         started = time.monotonic()
