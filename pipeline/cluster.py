@@ -5,11 +5,14 @@ The profile is ``infra/ray/laptop.yaml`` or the file named by ``VAELINE_CLUSTER`
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import logging
 import os
 import re
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +41,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-ANSWER_SECONDS, SEEN_SECONDS = 5, 60
+ANSWER_SECONDS, SEEN_SECONDS, JOIN_SECONDS = 5, 60, 15
 SETTINGS = ("NCCL_", "GLOO_", "TORCH_", "FI_", "UCX_")
 log = logging.getLogger("pipeline.cluster")
 
@@ -151,22 +154,42 @@ def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
     finally:
         os.umask(before)
     try:
-        _need(profile, ray.cluster_resources(), workers)
         if profile.address != "local":
+            _joined(profile, workers)
             _same_workspace(paths)
+        _need(profile, ray.cluster_resources(), workers)
         yield
     finally:
         ray.shutdown()
 
 
-def _seen(code: str, mark: str) -> str:
-    """What is wrong with the workspace as this node sees it, or ''."""
+def _joined(profile: Profile, workers: int) -> None:
+    """Give nodes that are about to join a moment."""
+    import ray
+
+    deadline = time.monotonic() + JOIN_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(BadConfigError):
+            return _need(profile, ray.cluster_resources(), workers)
+        time.sleep(0.2)
+    return None
+
+
+def _sources() -> str:
+    """sha256 of the code that this process runs."""
+    import pipeline
     import vae
 
+    folders = [Path(str(package.__file__)).parent for package in (pipeline, vae)]
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def _seen(code: str, mark: str) -> str:
+    """What is wrong with the workspace as this node sees it, or ''."""
     if not Path(mark).exists():
         return f"does not see {Path(mark).parent.parent}"
-    found = Path(vae.__file__).resolve().parent.parent
-    return "" if str(found) == code else f"runs the code in {found}"
+    return "" if _sources() == code else "runs other code"
 
 
 def _same_workspace(paths: Paths) -> None:
