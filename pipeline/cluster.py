@@ -199,14 +199,13 @@ def _same_workspace(paths: Paths) -> None:
 
     nodes = {each["NodeID"]: each["NodeManagerAddress"] for each in ray.nodes() if each["Alive"]}
     paths.work.mkdir(parents=True, exist_ok=True)
+    code = _sources()
     mark = paths.work / f"seen-{uuid.uuid4().hex}"
     mark.touch()
     try:
         look = ray.remote(num_cpus=0, max_retries=0)(_seen)
         asked = {
-            node: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                str(paths.root), str(mark)
-            )
+            node: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(code, str(mark))
             for node in nodes
         }
         wrong = [
