@@ -14,6 +14,7 @@ import typer
 from pipeline import reference
 from pipeline.cli.app import Json, ended
 from pipeline.cli.files import STANDARD, check_output, read_images, write_images
+from pipeline.cli.latents import check_latents_output, write_latents
 from pipeline.cli.models import Images, Label, Model, Seed, needed
 from pipeline.errors import BadConfigError, InputMissingError
 from pipeline.paths import INDEX, Paths
@@ -23,22 +24,21 @@ from vae.artefact import Generator
 from vae.data import ImageShards
 from vae.files import MANIFEST, sha256_file
 
-Arrays = Annotated[str, typer.Option("--out", "-o", help=".npz: mean, log_variance, names")]
+Arrays = Annotated[str, typer.Option("--out", "-o", help=".npz: mean, log_variance, names; or .parquet: a row each")]
 
 
 def encode(images: Images, model: Model = CHAMPION, label: Label = None, out: Arrays = "latents.npz") -> None:
     """Pictures as latents.
 
-    vae encode photos/ -o latents.npz · then vae decode latents.npz
+    vae encode photos/ -o latents.npz · vae encode photos/ -o latents.parquet · then vae decode latents.npz
     """
 
     def work() -> None:
-        if Path(out).suffix.lower() != ".npz":
-            raise BadConfigError(f"--out {out}: latents are written as .npz")
+        check_latents_output(out)
         called, generator = reference.load(model, Paths.here())
         names, pixels = read_images(images, generator)
         mean_ND, log_variance_ND = generator.encode(pixels, needed(generator, label, len(pixels)))
-        np.savez_compressed(out, mean=mean_ND.numpy(), log_variance=log_variance_ND.numpy(), names=np.array(names))
+        write_latents(out, names, mean_ND, log_variance_ND)
         print(f"{called} encoded {len(names)} images: {out}", file=sys.stderr)
 
     ended("encode", work)

@@ -27,6 +27,7 @@ from pipeline.tracking import Tracker
 from saved import saved_model
 from vae.artefact import load_artefact, save_artefact
 from vae.data import ShardWriter
+from vae.denoise import denoised
 from vae.files import MANIFEST, sha256_file, write_manifest
 from vae.pictures import GAP_PIXELS
 
@@ -104,7 +105,7 @@ def test_sample_writes_what_the_generator_draws_in_every_form(here):
             ("config.json cannot be used", "MANIFEST.json cannot be used"),
         ),
         (("decode", "no.npz", "-m", "m"), 66, ("no.npz does not exist",)),
-        (("encode", "m", "-m", "m", "-o", "a.csv"), 78, ("latents are written as .npz",)),
+        (("encode", "m", "-m", "m", "-o", "a.csv"), 78, ("latents are written as .npz or .parquet",)),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_a_code(here, arguments, code, words):
@@ -195,7 +196,7 @@ def test_latents_go_out_and_come_back(here):
         np.savez(here / name, **content)
         refused(vae("decode", name, "-m", "m"), 65, "holds no finite array mean or latents of (1 to 100000, 3)")
     np.savez(here / "evil.npz", mean=np.array([Evil()], object))
-    refused(vae("decode", "evil.npz", "-m", "m"), 65, "is no .npz of numbers")
+    refused(vae("decode", "evil.npz", "-m", "m"), 65, "is no file of numbers")
     assert not (here / "ran").exists()
 
 
@@ -217,6 +218,42 @@ def test_score_ranks_the_unlikely_first(here):
     assert {each["image"]: each["elbo_nats"] for each in found} == {f"in/{n}.png": value for n, value in enumerate(bound)}
     lines = vae("score", "in", "-m", "m", "--seed", "2").stdout.splitlines()
     assert [line.split()[-1] for line in lines] == [each["image"] for each in found]
+
+
+def test_denoise_writes_what_explains_the_pictures(here):
+    generator = load_artefact(here / "m")
+    noise = np.random.default_rng(0).normal(0, 20, (3, 8, 8, 3))
+    noisy = (generator.sample(3, 0) + noise).clip(0, 255).astype(np.uint8)
+    for number, image in enumerate(noisy):
+        Image.fromarray(image).save(here / f"{number}.png")
+    names = ["0.png", "1.png", "2.png"]
+    assert vae("denoise", *names, "-m", "m", "--sigma", "20", "-o", "a.npz").exit_code == 0
+    with np.load(here / "a.npz") as stored:
+        np.testing.assert_array_equal(stored["images"], denoised(generator, noisy, np.full(3, 20.0)))
+    told = vae("denoise", *names, "-m", "m", "-o", "a.png")
+    assert told.exit_code == 0 and told.stderr.count("levels of noise estimated in") == 3
+    assert Image.open(here / "a.png").size == (3 * 10 + 2, 2 * 10 + 2)  # each above its result
+    refused(vae("denoise", "0.png", "-m", "m", "--sigma", "0"), 78, "0.5 to 255 levels")
+
+
+def test_latents_go_into_a_table_and_back(here):
+    for number in range(3):
+        picture(here / f"{number}.png", (8, 8), seed=number)
+    names = ["0.png", "1.png", "2.png"]
+    for out in ("z.npz", "z.parquet"):
+        assert vae("encode", *names, "-m", "m", "-o", out).exit_code == 0
+        assert vae("decode", out, "-m", "m", "-o", f"{out}.images.npz").exit_code == 0
+    table = pd.read_parquet(here / "z.parquet")
+    assert table["name"].tolist() == names
+    with np.load(here / "z.npz") as stored:
+        for kind in ("mean", "log_variance"):
+            np.testing.assert_array_equal(table[[f"{kind}_{d}" for d in range(3)]].to_numpy(), stored[kind])
+    with np.load(here / "z.npz.images.npz") as first, np.load(here / "z.parquet.images.npz") as second:
+        np.testing.assert_array_equal(first["images"], second["images"])
+    table.drop(columns="mean_1").to_parquet(here / "gap.parquet")
+    refused(vae("decode", "gap.parquet", "-m", "m"), 65, "gap.parquet")
+    (here / "no.parquet").write_bytes(b"PAR1 no")
+    refused(vae("decode", "no.parquet", "-m", "m"), 65, "no.parquet is no file of numbers")
 
 
 def test_nearest_tells_and_draws_training_images(here):

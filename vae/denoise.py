@@ -1,0 +1,75 @@
+"""Pictures without their noise, by any trained model: the latents that explain a noisy picture best, and what they decode to.
+
+y = g(z) + e with e of N(0, sigma^2) and z of N(0, I): the most probable z given y minimises |y - g(z)|^2 / (2 sigma^2) + |z|^2 / 2. It is
+found by gradient, from the posterior mean of y on (Bora et al. 2017, Compressed Sensing using Generative Models, as a MAP estimate).
+Nothing is trained for it, so the result is never better than what the model can draw. N images, D latents; sigma in levels of 255.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vae.artefact import BATCH, Generator
+from vae.images import to_model_range, to_uint8
+
+STEPS, LEARNING_RATE = 200, 0.05
+LEAST_LEVELS, MOST_LEVELS = 0.5, 255.0
+MAD_OF_NORMAL = 0.6745  # the median of |x| where x is N(0, 1)
+NO_GRADIENT = ("vq",)  # models whose latents are names of codes
+
+
+def estimated_sigma(images_NHWC: np.ndarray) -> np.ndarray:
+    """The noise of each image (N,), in levels, from the diagonal details of its finest Haar wavelets (Donoho & Johnstone 1994).
+
+    Edges are taken for noise where there is little else, so that it is too high for small pictures of sharp shapes.
+    """
+    n, h, w, _ = images_NHWC.shape
+    x = images_NHWC[:, : h - h % 2, : w - w % 2].astype(np.float64)
+    detail = (x[:, ::2, ::2] - x[:, 1::2, ::2] - x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 2
+    return np.median(np.abs(detail.reshape(n, -1)), 1) / MAD_OF_NORMAL
+
+
+def denoised(
+    generator: Generator, images_NHWC: np.ndarray, sigma_N: np.ndarray, label_N: Tensor | None = None, steps: int = STEPS
+) -> np.ndarray:
+    """Each uint8 image without noise of ``sigma_N`` levels; ValueError for a model without gradients, or noise out of range."""
+    if generator.config.name in NO_GRADIENT:
+        raise ValueError(f"a model {generator.config.name} has latents without a gradient: use conv, resnet or ladder")
+    if len(sigma_N) != len(images_NHWC) or not all(LEAST_LEVELS <= sigma <= MOST_LEVELS for sigma in sigma_N):
+        raise ValueError(f"sigma is {LEAST_LEVELS} to {MOST_LEVELS:g} levels of 255 for each image")
+    start_ND = generator.encode(images_NHWC, label_N)[0]
+    found = []
+    for first in range(0, len(images_NHWC), BATCH):
+        rows = slice(first, first + BATCH)
+        y_NCHW = to_model_range(torch.from_numpy(np.ascontiguousarray(images_NHWC[rows])).to(generator.device))
+        # 255 levels are 2 in model range.
+        precision_N = torch.from_numpy((np.asarray(sigma_N[rows], np.float64) * 2 / 255) ** -2).float().to(generator.device)
+        labels = None if label_N is None else label_N[rows].to(generator.device)
+        z_ND = _explained(generator, y_NCHW, start_ND[rows].to(generator.device), precision_N, labels, steps)
+        found.append(to_uint8(generator.model.sample(z_ND, labels)).cpu().numpy())
+    return np.concatenate(found)
+
+
+def _explained(
+    generator: Generator, y_NCHW: Tensor, start_ND: Tensor, precision_N: Tensor, label_N: Tensor | None, steps: int
+) -> Tensor:
+    """The best latents that ``steps`` of Adam come by."""
+    z_ND = start_ND.clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([z_ND], LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
+    best_ND, best_N = start_ND.clone(), torch.full((len(start_ND),), torch.inf, device=start_ND.device)
+    for step in range(steps + 1):
+        with torch.enable_grad():
+            misfit_N = (generator.model.sample(z_ND, label_N) - y_NCHW).square().flatten(1).sum(1)
+            energy_N = 0.5 * precision_N * misfit_N + 0.5 * z_ND.square().sum(1)
+            better_N = energy_N.detach() < best_N
+            best_ND[better_N], best_N = z_ND.detach()[better_N], torch.minimum(best_N, energy_N.detach())
+            if step < steps:
+                optimizer.zero_grad(set_to_none=True)
+                # Each image's gradient has the scale of its own noise; Adam then steps alike whatever that is.
+                (energy_N / precision_N.clamp_min(1e-12)).sum().backward()
+                optimizer.step()
+                schedule.step()
+    return best_ND
