@@ -72,7 +72,7 @@ def patient(paths: Paths) -> Iterator[None]:
     UnavailableError where it stays away, whatever was being asked.
     """
     name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-    before = os.environ.get(name)
+    before = os.environ.get(name, ENVIRONMENT[name])
     os.environ[name] = PATIENT_RETRIES
     import requests
     from mlflow.exceptions import MlflowException
@@ -85,9 +85,7 @@ def patient(paths: Paths) -> Iterator[None]:
             f"the MLflow store {uri(paths)} failed ({told}): look at it, then run the same command again"
         ) from None
     finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
+        os.environ[name] = before
 
 
 class Tracker:

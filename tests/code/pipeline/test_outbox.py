@@ -7,11 +7,13 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from mlflow.exceptions import MlflowException
 
+from pipeline.errors import UnavailableError
 from pipeline.forwarder import Forwarder
 from pipeline.outbox import Message, Outbox, connect
 from pipeline.sync import sync
-from pipeline.tracking import Tracker
+from pipeline.tracking import ENVIRONMENT, PATIENT_RETRIES, Tracker, patient
 
 
 def record(step: int) -> dict[str, float]:
@@ -146,3 +148,15 @@ def test_forwarder_of_a_store_that_comes_back_has_lost_nothing(tracker, monkeypa
     forwarder.record(record(2))
     forwarder.close()
     assert [step for step, _ in history(tracker, run_id)] == [1, 2]
+
+
+def test_patience_with_a_server_ends_with_its_block(project, monkeypatch):
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    monkeypatch.delenv(name, raising=False)
+    with patient(project.paths):
+        assert os.environ[name] == PATIENT_RETRIES
+    assert os.environ[name] == ENVIRONMENT[name]  # or a call that a training makes would block for minutes
+    monkeypatch.setenv(name, "3")
+    with pytest.raises(UnavailableError, match="run the same command again"), patient(project.paths):
+        raise MlflowException("gone")
+    assert os.environ[name] == "3"
