@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def mlflow_server(folder: Path, port: int) -> Iterator[subprocess.Popen]:
                 try:
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
                     break
-                except OSError:
+                except (OSError, http.client.HTTPException):
                     assert time.monotonic() < deadline, "the server does not come up"
                     time.sleep(0.1)
             yield process

@@ -30,6 +30,7 @@ class Proxy:
         self._swallows.set()
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # or the thread that accepts takes one more
         self._listener.close()
 
     def _accept(self) -> None:
