@@ -111,11 +111,14 @@ def _trained(values: SimpleNamespace, paths: Paths, begin: str) -> tuple[int, di
         values.train = params.load(paths.params, KEYS).train
         log.info("params.yaml: train.warm_start = %r", begin)
     chosen = ["--single-item", *(each for each in graph.stages(paths) if each != SEARCH)] if frozen(values, paths) else []
+    decision = paths.register_report / DECISION
+    before = read_json(decision)["version"] if decision.exists() else None
     code = graph.repro(paths, *chosen)
     if code:
         return code, {}
-    decided = read_json(paths.register_report / DECISION)
-    return 0, {name: decided[name] for name in ("version", "promoted", "champion", "reason")}
+    decided = read_json(decision)
+    found = {name: decided[name] for name in ("version", "promoted", "champion", "reason")}
+    return 0, found | {"new": decided["version"] != before}
 
 
 def _report(paths: Paths, entry: dict[str, Any], found: Look) -> None:
@@ -173,6 +176,8 @@ def _told(name: str, code: int, outcomes: list[dict[str, Any]]) -> str:
     return "\n".join(
         f"models:/{name}/{each['version']}, begun {_begun(each['begin'])}, "
         f"{'is' if each['promoted'] else 'is not'} the champion: {each['reason']}"
+        if each["new"]
+        else f"models:/{name}/{each['version']} stays the newest: nothing that decides a model has changed"
         for each in outcomes
     )
 

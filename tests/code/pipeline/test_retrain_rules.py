@@ -12,7 +12,7 @@ import pytest
 from pipeline import retrain
 from pipeline.errors import BadConfigError, TemporaryError
 from pipeline.reasons import Look
-from pipeline.retrain import BEGUN, FAILED, NOTHING, TRAINED, Ticks, _alone, _beginnings, _why_not
+from pipeline.retrain import BEGUN, FAILED, NOTHING, TRAINED, Ticks, _alone, _beginnings, _told, _why_not
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 VALUES = SimpleNamespace(retrain=SimpleNamespace(cooldown_hours=20.0, begin="anew"), register=SimpleNamespace(name="cats"))
@@ -89,3 +89,12 @@ def test_dry_run_changes_nothing(project, capsys, monkeypatch):
 
 def test_facts_are_json(project):
     assert json.loads(json.dumps(Look(reasons=["x"]).facts())) == {"reasons": ["x"], "calm": [], "input": None, "drift": None}
+
+
+def test_what_became_of_a_call_is_told():
+    new = {"version": 4, "promoted": True, "champion": 4, "reason": "a lead", "begin": "", "new": True}
+    assert _told("cats", 0, [new]) == "models:/cats/4, begun anew, is the champion: a lead"
+    warm = new | {"promoted": False, "begin": "models:/cats/3"}
+    assert _told("cats", 0, [warm]) == "models:/cats/4, begun from the weights of models:/cats/3, is not the champion: a lead"
+    assert "stays the newest: nothing" in _told("cats", 0, [new | {"new": False}])  # --force with the same input
+    assert "failed with exit code 70: the champion stays" in _told("cats", 70, [])
