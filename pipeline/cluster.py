@@ -5,7 +5,6 @@ The profile is ``infra/ray/laptop.yaml`` or the file named by ``VAELINE_CLUSTER`
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -135,6 +134,7 @@ def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
     """Ray, started or joined, with room for ``workers``; left (and ended, if it was started here) at the end."""
     check_local(profile, workers)
     _reach(profile.address)
+    # Workers are fresh processes in Ray's own folder: they find the code through PYTHONPATH.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(paths.root), os.environ.get("PYTHONPATH")]))
     every = ENVIRONMENT | {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(profile.start_seconds)}
     os.environ.update({name: os.environ.get(name, value) for name, value in every.items()})
@@ -142,37 +142,39 @@ def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
     before = os.umask(0o077)  # Ray writes its token where others could read it
     import ray
 
-    # Workers are fresh processes in Ray's own folder, perhaps of another machine: they find the code through PYTHONPATH.
-    told = {"PYTHONPATH": str(paths.root)} | {name: str(value) for name, value in profile.environment.items()}
+    told = {name: str(value) for name, value in profile.environment.items()}
+    if profile.address != "local":  # processes of another machine inherit nothing
+        told["PYTHONPATH"] = os.environ["PYTHONPATH"]
     try:
         ray.init(
             address=profile.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
-            runtime_env={"env_vars": told},
+            runtime_env={"env_vars": told} if told else None,  # without one, the processes that Ray has ready can be used
         )  # fmt: skip
     except (ConnectionError, RuntimeError, OSError, ValueError) as error:
         raise _no_cluster(profile.address, " ".join(str(error).split())[:200]) from None
     finally:
         os.umask(before)
     try:
+        _wait_for(profile, workers, 0 if profile.address == "local" else JOIN_SECONDS)
         if profile.address != "local":
-            _joined(profile, workers)
             _same_workspace(paths)
-        _need(profile, ray.cluster_resources(), workers)
         yield
     finally:
         ray.shutdown()
 
 
-def _joined(profile: Profile, workers: int) -> None:
-    """Give nodes that are about to join a moment."""
+def _wait_for(profile: Profile, workers: int, seconds: float) -> None:
+    """Room for ``workers``, which nodes that are about to join may bring; BadConfigError where it has not come by then."""
     import ray
 
-    deadline = time.monotonic() + JOIN_SECONDS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(BadConfigError):
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
             return _need(profile, ray.cluster_resources(), workers)
+        except BadConfigError:
+            if time.monotonic() >= deadline:
+                raise
         time.sleep(0.2)
-    return None
 
 
 def _sources() -> str:

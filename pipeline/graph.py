@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import BadConfigError
+from pipeline.errors import BadConfigError, UnavailableError
 from pipeline.paths import Paths
 from pipeline.stage import FAILURE_FILE, die_with_parent
 
@@ -48,10 +48,15 @@ def outdated(paths: Paths) -> dict[str, list[Any]]:
 
 
 def _moved(paths: Paths, verb: str, storage: str, *arguments: str) -> None:
-    """``dvc push`` or ``dvc pull`` with a remote that is set for this once, in DVC's own local configuration."""
+    """``dvc push`` or ``dvc pull`` with a remote that is set for this once, in DVC's own local configuration.
+
+    UnavailableError where the storage cannot be used.
+    """
     _asked(paths, "remote", "add", "--local", "--force", STORAGE, storage)
     try:
         _asked(paths, verb, "--remote", STORAGE, *arguments)
+    except BadConfigError as error:
+        raise UnavailableError(f"{storage} cannot be used: {error}") from None
     finally:
         _asked(paths, "remote", "remove", "--local", STORAGE)
 

@@ -75,19 +75,23 @@ class Sample:
 
     def __init__(self, folder: Path, most: int) -> None:
         self._folder, self._most = folder, most
-        self._heap: list[tuple[int, str]] = []
+        self._heap: list[tuple[int, str]] = []  # the largest hash first
+        self._kept: set[str] = set()
 
     def keep(self, sha256: str, content: bytes) -> None:
         """Keep this file, perhaps in place of another."""
         entry = (-int(sha256, 16), sha256)
-        if entry in self._heap:
+        if sha256 in self._kept:
             return
         if len(self._heap) == self._most:
             if entry < self._heap[0]:
                 return
-            (self._folder / heapq.heapreplace(self._heap, entry)[1]).unlink()
+            _, gone = heapq.heapreplace(self._heap, entry)
+            self._kept.remove(gone)
+            (self._folder / gone).unlink()
         else:
             heapq.heappush(self._heap, entry)
+        self._kept.add(sha256)
         (self._folder / sha256).write_bytes(content)
 
     def contents(self) -> Iterator[bytes]:

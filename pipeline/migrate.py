@@ -55,7 +55,6 @@ def _engines(source: Path, target: str, artifacts: Path) -> tuple[Engine, Engine
         raise BadConfigError(
             f"{TARGET_VARIABLE} is no address of a database, as postgresql+psycopg2://user:password@host/name"
         ) from None
-    os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW", "0")
     try:
         create_engine(target).connect().close()  # MLflow itself tries for minutes
         store = SqlAlchemyStore(target, artifacts.as_uri())
@@ -168,7 +167,7 @@ def migrate(paths: Paths, artifacts: Path) -> dict[str, int]:
         raise CannotWriteError(f"{artifacts} is not empty: nothing is overwritten, name an empty folder")
     tables = _tables()
     before, after = _engines(paths.mlflow_database, target, artifacts)
-    places = {f"{paths.mlflow_artifacts.as_uri()}": f"{SERVED}/", str(paths.mlflow_artifacts): f"{SERVED}/"}
+    places = {paths.mlflow_artifacts.as_uri(): f"{SERVED}/", str(paths.mlflow_artifacts): f"{SERVED}/"}
     with before.connect() as source, after.connect() as looked:
         _check(source, looked, tables)
     with before.connect() as source, after.begin() as writing:

@@ -28,7 +28,7 @@ from pipeline.registry import Registry
 from pipeline.spool import SpoolWriter, read
 from pipeline.stage import EXIT_INTERRUPTED, EXIT_TERMINATED, guarded, lock
 from pipeline.tracking import Tracker, is_server, uri
-from vae.files import canonical_json, read_json, replaced_directory, write_text
+from vae.files import MANIFEST, canonical_json, read_json, replaced_directory, write_text
 
 KEYS = ("base.seed", "download", "train", "register", "retrain")
 NOTHING, BEGUN, TRAINED, FAILED = "nothing", "begun", "trained", "failed"
@@ -83,6 +83,12 @@ def _alone(name: str, paths: Paths) -> Iterator[None]:
     del held
 
 
+def _made(paths: Paths) -> datetime | None:
+    """When the model was made that no call trained."""
+    manifest = paths.model / MANIFEST
+    return datetime.fromtimestamp(manifest.stat().st_mtime, UTC) if manifest.exists() else None
+
+
 def _why_not(values: SimpleNamespace, ticks: Ticks, found: Look, now: datetime) -> str:
     """Why nothing is done, or ''."""
     if ticks.interrupted:
@@ -132,7 +138,7 @@ def tick(paths: Paths, now: datetime, dry_run: bool, force: bool) -> int:
     """One call; returns the exit code."""
     values, ticks = params.load(paths.params, KEYS), Ticks(paths)
     ticks.check_clock(now)
-    found = look(values, paths, now, ticks.trained)
+    found = look(values, paths, now, ticks.trained or _made(paths))
     if ticks.interrupted:
         found.reasons.append(f"the training of {ticks.trained:%F %T} did not end: it goes on")
     if force:
