@@ -15,7 +15,6 @@ from pipeline.paths import Paths
 from pipeline.stage import FAILURE_FILE, die_with_parent
 
 SHIPPED_VARIABLE = "VAELINE_SHIPPED"
-COMMIT_VARIABLE, DIRTY_VARIABLE = "VAELINE_GIT_COMMIT", "VAELINE_GIT_DIRTY"  # of code that was shipped without its repository
 STORAGE = "vaeline-storage"
 
 

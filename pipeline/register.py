@@ -10,10 +10,8 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 import platform
 import shutil
-import subprocess
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +19,8 @@ from typing import Any
 import torch
 
 from pipeline import holdout, ledger, stage
+from pipeline.commit import commit
 from pipeline.evaluate import THREADS
-from pipeline.graph import COMMIT_VARIABLE, DIRTY_VARIABLE
 from pipeline.outbox import connect
 from pipeline.paths import DECISION, DOCTOR, HISTORY, INTERVALS, LINEAGE, METRICS, PROTOCOL, RUN, Paths
 from pipeline.promotion import closed_gates, contest, decide
@@ -46,12 +44,6 @@ ENVIRONMENT = "environment.txt"
 log = logging.getLogger("pipeline.register")
 
 
-def _git(paths: Paths, *arguments: str) -> str:
-    """What git answers, or '' outside a repository."""
-    done = subprocess.run(["git", "-C", str(paths.root), *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
 def _installed() -> str:
     """Every package of this environment with its version, a line each."""
     found = {f"{each.metadata['Name']}=={each.version}" for each in importlib.metadata.distributions()}
@@ -60,10 +52,10 @@ def _installed() -> str:
 
 def lineage(paths: Paths) -> dict[str, str]:
     """Where a version came from: the hashes of its data, parameters and files, the commit of the code, and the environment."""
-    dirty = [line for line in _git(paths, "status", "--porcelain").splitlines() if not line.endswith("dvc.lock")]
+    found, dirty = commit(paths)
     told = {
-        "git_commit": _git(paths, "rev-parse", "HEAD") or os.environ.get(COMMIT_VARIABLE, "unknown"),
-        "git_dirty": os.environ.get(DIRTY_VARIABLE, str(bool(dirty)).lower()),
+        "git_commit": found or "unknown",
+        "git_dirty": str(dirty).lower(),
         "params_sha256": sha256_file(paths.params),
         "data_manifest_sha256": sha256_file(paths.processed / MANIFEST),
         "extractor_manifest_sha256": sha256_file(paths.extractor / MANIFEST),

@@ -10,9 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
@@ -22,23 +19,22 @@ from pipeline.console import set_up_logging
 from pipeline.errors import CannotWriteError, UnavailableError
 from pipeline.paths import Paths
 from pipeline.stage import guarded
+from vae.files import write_text
 
 SHIPPED = "pipeline.shipped"
 CODE = ("pipeline", "vae", "infra")  # replaced as a whole: a file that is gone must not stay
 JOBS = "jobs"  # below the storage: a folder for each job
 
 
-@contextmanager
-def locks_of(storage: str, job: str) -> Iterator[Path]:
-    """A copy of what a job left beside DVC's objects: dvc.lock."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            store, root = fsspec.core.url_to_fs(storage)
-            if store.exists(f"{root}/{JOBS}/{job}"):
-                store.get(f"{root}/{JOBS}/{job}/", folder, recursive=True)
-        except Exception as error:  # each store has errors of its own
-            raise UnavailableError(f"{storage} cannot be read: {' '.join(str(error).split())[:200]}") from None
-        yield Path(folder)
+def bring_lock(paths: Paths, storage: str, job: str) -> None:
+    """Take over the dvc.lock that a job left beside DVC's objects; UnavailableError where there is none."""
+    try:
+        store, root = fsspec.core.url_to_fs(storage)
+        text = store.cat_file(f"{root}/{JOBS}/{job}/{paths.dvc_lock.name}").decode()
+    except Exception as error:  # each store has errors of its own
+        told = " ".join(str(error).split())[:200]
+        raise UnavailableError(f"{storage} has no results of job {job} ({told}): look at its log") from None
+    write_text(paths.dvc_lock, text)
 
 
 def _keep_lock(paths: Paths, storage: str, job: str) -> None:

@@ -14,23 +14,22 @@ import asyncio
 import logging
 import os
 import shlex
-import shutil
 import signal
-import subprocess
 import sys
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import graph
 from pipeline.cluster import ADDRESS_VARIABLE, PROFILE_VARIABLE
+from pipeline.commit import as_environment
 from pipeline.console import set_up_logging
 from pipeline.errors import BadConfigError, TrainingFailedError, UnavailableError
-from pipeline.graph import COMMIT_VARIABLE, DIRTY_VARIABLE
 from pipeline.paths import Paths
-from pipeline.shipped import SHIPPED, locks_of
+from pipeline.shipped import SHIPPED, bring_lock
 from pipeline.stage import EXIT_INTERRUPTED, guarded
 
 if TYPE_CHECKING:
@@ -64,16 +63,7 @@ def _environment(paths: Paths) -> dict[str, str]:
     names = [PROFILE_VARIABLE, "VAELINE_FRESH", "VAELINE_DEBUG"]
     told = {name: os.environ[name] for name in names if name in os.environ}
     told.setdefault(ADDRESS_VARIABLE, "auto")
-    return told | _commit(paths)
-
-
-def _commit(paths: Paths) -> dict[str, str]:
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(paths.root), *arguments], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    commit = git("rev-parse", "HEAD")
-    return {COMMIT_VARIABLE: commit, DIRTY_VARIABLE: str(bool(git("status", "--porcelain"))).lower()} if commit else {}
+    return told | as_environment(paths)
 
 
 def _submitted(client: JobSubmissionClient, arguments: argparse.Namespace, paths: Paths) -> str:
@@ -149,6 +139,8 @@ def _ended(client: JobSubmissionClient, job: str) -> int:
 
 def submit(arguments: argparse.Namespace, paths: Paths) -> int:
     """Submit or attach, follow, and bring the results; returns the job's exit code."""
+    if arguments.storage and "://" not in arguments.storage:  # DVC and the job would each begin elsewhere
+        arguments.storage = str(Path(arguments.storage).expanduser().resolve())
     client = _client(arguments.address)
     job = arguments.attach or _submitted(client, arguments, paths)
     hint = f"python -m pipeline.submit --address {arguments.address} --attach {job}"
@@ -172,11 +164,7 @@ def submit(arguments: argparse.Namespace, paths: Paths) -> int:
 
 def _brought(paths: Paths, storage: str, job: str) -> None:
     """dvc.lock and what it names, as the job left them."""
-    with locks_of(storage, job) as folder:
-        found = folder / paths.dvc_lock.name
-        if not found.exists():
-            raise UnavailableError(f"{storage} has no results of job {job}: look at its log")
-        shutil.copy(found, paths.dvc_lock)
+    bring_lock(paths, storage, job)
     graph.pull(paths, storage)
     log.info("the results of job %s are here: dvc.lock, data, models, reports", job)
 

@@ -14,6 +14,7 @@ import pytest
 from hosts import CABLE, permitted, two_hosts
 from workspace import LONG, START_SECONDS, Workspace, one_line
 
+pytestmark = pytest.mark.skipif(not permitted(), reason="network namespaces are not permitted here")
 PROFILE = f"""address: auto
 workers: 2
 cpus_per_worker: 1
@@ -35,7 +36,6 @@ def _folder() -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(not permitted(), reason="network namespaces are not permitted here")
 def test_host_that_is_cut_off_is_left_and_the_weights_are_the_same(ready: Workspace, uninterrupted: str) -> None:
     ready.set(LONG)
     (ready.root / "infra/ray/hosts.yaml").write_text(PROFILE)
@@ -60,7 +60,6 @@ def test_host_that_is_cut_off_is_left_and_the_weights_are_the_same(ready: Worksp
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.skipif(not permitted(), reason="network namespaces are not permitted here")
 def test_host_that_does_not_see_the_workspace_is_named(ready: Workspace) -> None:
     (ready.root / "infra/ray/hosts.yaml").write_text(PROFILE)
     token = _token()
