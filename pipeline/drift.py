@@ -15,7 +15,7 @@ import torch
 
 from pipeline.paths import Paths
 from vae.data import ImageShards
-from vae.decode import RejectedError, Rules, decode
+from vae.decode import RejectedError, Rules, pixels
 from vae.extractor import load_extractor
 from vae.files import read_manifest
 from vae.metrics.kernel import two_samples
@@ -36,12 +36,12 @@ class Drift:
     deviations: float
 
 
-def pixels(contents: Iterable[bytes], rules: Rules) -> np.ndarray:
+def images_of(contents: Iterable[bytes], rules: Rules) -> np.ndarray:
     """The images of files (N, H, W, C), without those that stage preprocess would reject."""
     found = [np.zeros((0, *rules.shape), np.uint8)]
     for content in contents:
         try:
-            found.append(np.asarray(decode(content, rules)[0], np.uint8).reshape(1, *rules.shape))
+            found.append(pixels(content, rules)[None])
         except RejectedError:
             continue
     return np.concatenate(found)

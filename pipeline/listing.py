@@ -9,18 +9,14 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline.errors import UnavailableError
 from pipeline.paths import Paths
 from pipeline.raw import BLOCK_BYTES, RawWriter, Readable, Unreadable, read_failures, read_files, safe_name
-from pipeline.sources import manifest
+from pipeline.sources import manifest, remote
 from pipeline.sources import path as own
-from pipeline.sources.cloud import listed
-from pipeline.sources.path import FILE_SUFFIXES
 
 KEPT_BYTES = 2**26  # of one new file: what is larger is no picture that one would look at
 Keep = Callable[[str, bytes], None]
@@ -130,17 +126,6 @@ def changes(values: SimpleNamespace, paths: Paths, keep: Keep = _nothing) -> Cha
     if download.source == "manifest":
         rows = manifest.read(Path(download.path).expanduser(), download)
         return _by_name([safe_name(row.name) for row in rows], old)
-    if download.source == "remote" and not download.url.split("?")[0].lower().endswith(FILE_SUFFIXES):
-        with _answering():
-            return _by_name([safe_name(name) for name, _ in listed(download.url)], old)
+    if download.source == "remote" and not remote.is_file(download.url):
+        return _by_name([safe_name(name) for name, _ in remote.objects(download.url)], old)
     return None
-
-
-@contextmanager
-def _answering() -> Iterator[None]:
-    try:
-        yield
-    except Unreadable as error:
-        raise UnavailableError(
-            f"{error.detail}: look at download.url, the credentials in the environment and the connection"
-        ) from None

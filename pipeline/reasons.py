@@ -56,7 +56,7 @@ def _stages(values: SimpleNamespace, paths: Paths) -> list[str]:
 
 def _drift(values: SimpleNamespace, paths: Paths, sample: listing.Sample, found: Look) -> None:
     rules = Rules.of(read_manifest(paths.processed, hashes=False)["rules"])
-    recent_NHWC = drift.pixels(sample.contents(), rules)
+    recent_NHWC = drift.images_of(sample.contents(), rules)
     measured = drift.measure(recent_NHWC, paths, values.base.seed)
     if measured is None:
         found.calm.append(f"drift is not measured: {len(recent_NHWC)} new images lie here, {drift.LEAST_IMAGES} are needed")

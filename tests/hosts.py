@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
-CABLE, PORT, UP_SECONDS = "host0", 6390, 120
+from raylets import RAY_START, end, start
+
+CABLE, PORT = "host0", 6390
 
 
 def permitted() -> bool:
@@ -62,24 +62,16 @@ class Hosts:
 
     def start_ray(self, hidden: Path | None = None) -> None:
         """Ray on both; the second one sees an empty folder where ``hidden`` is."""
-        ray = str(Path(sys.executable).parent / "ray")
         places = [
             ["--head", "--port", str(PORT), "--num-cpus", "2", "--include-dashboard", "false", "--temp-dir", str(self._folder)],
             ["--address", self.ray_address, "--num-cpus", "1"],
         ]
         for host, place in enumerate(places):
-            command = [ray, "start", "--block", "--node-ip-address", self.addresses[host], *place]
+            command = [*RAY_START, "--node-ip-address", self.addresses[host], *place]
             if hidden and host == 1:
                 command = ["sh", "-ec", 'mount -t tmpfs none "$0" && exec "$@"', str(hidden), *command]
             command = self.on(host, *command)
-            log = (self._folder.parent / f"host-{host}-{os.getpid()}.log").open("w")
-            environment = os.environ | self._token | {"RAY_USAGE_STATS_ENABLED": "0"}
-            self.rays.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True))
-            deadline = time.monotonic() + UP_SECONDS
-            while "raylet" not in {child.name() for child in psutil.Process(self.rays[-1].pid).children(recursive=True)}:
-                assert self.rays[-1].poll() is None, Path(log.name).read_text()
-                assert time.monotonic() < deadline, "the raylet does not come up"
-                time.sleep(0.2)
+            self.rays.append(start(command, self._token, self._folder.parent / f"host-{host}-{os.getpid()}.log"))
 
     def workers(self) -> list[int]:
         """On which host each training worker is."""
@@ -91,18 +83,7 @@ class Hosts:
         return sorted(found)
 
     def end(self) -> None:
-        for process in self.rays:
-            family = (
-                [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-                if process.poll() is None
-                else []
-            )
-            for member in family:
-                try:
-                    member.kill()
-                except psutil.Error:
-                    continue
-            process.wait(30)
+        end(self.rays)
         for name in self.names:
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 

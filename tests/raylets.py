@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,50 +15,51 @@ import psutil
 from workspace import free_port
 
 UP_SECONDS = 120
+RAY_START = [str(Path(sys.executable).parent / "ray"), "start", "--block"]
+
+
+def start(command: list[str], token: dict[str, str], log: Path) -> subprocess.Popen:
+    """A node of Ray (`ray start --block`, however it is run), once its raylet is there."""
+    environment = os.environ | token | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_multi_tenancy": "1"}
+    with log.open("w") as sink:
+        process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, start_new_session=True)
+    deadline = time.monotonic() + UP_SECONDS
+    while "raylet" not in {child.name() for child in psutil.Process(process.pid).children(recursive=True)}:
+        assert process.poll() is None, log.read_text()
+        if time.monotonic() >= deadline:
+            end([process])
+            raise AssertionError("the raylet does not come up")
+        time.sleep(0.2)
+    return process
+
+
+def end(processes: Iterable[subprocess.Popen]) -> None:
+    """End nodes with everything that they started."""
+    for process in processes:
+        family = []
+        if process.poll() is None:
+            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for member in family:
+            try:
+                member.kill()
+            except psutil.Error:
+                continue
+        process.wait(30)
 
 
 @contextmanager
 def cluster(folder: Path, token: dict[str, str], nodes: int, dashboard: int = 0) -> Iterator[tuple[str, list[subprocess.Popen]]]:
-    """The address and the processes (`ray start --block`, the head first) of raylets with one CPU each; ``dashboard``: its port."""
-    ray, port = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--num-cpus", "1"], free_port()
-    environment = os.environ | token | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_multi_tenancy": "1"}
-    processes = []
+    """The address and the processes (the head first) of raylets with one CPU each; ``dashboard``: its port."""
+    port = free_port()
+    head = ["--head", "--port", str(port), "--node-ip-address", "127.0.0.1", "--temp-dir", str(folder)]
+    head += ["--include-dashboard", "true" if dashboard else "false"]
+    head += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)] if dashboard else []
+    processes: list[subprocess.Popen] = []
     try:
         for number in range(nodes):
-            place = (
-                [
-                    "--head",
-                    "--port",
-                    str(port),
-                    "--node-ip-address",
-                    "127.0.0.1",
-                    *(["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)] if dashboard else []),
-                    "--include-dashboard",
-                    "true" if dashboard else "false",
-                    "--temp-dir",
-                    str(folder),
-                ]
-                if number == 0
-                else ["--address", f"127.0.0.1:{port}"]
-            )
-            log = (folder.parent / f"node-{number}.log").open("w")
-            processes.append(subprocess.Popen([*ray, *place], env=environment, stdout=log, stderr=log, start_new_session=True))
-            deadline = time.monotonic() + UP_SECONDS
-            while "raylet" not in {child.name() for child in psutil.Process(processes[-1].pid).children(recursive=True)}:
-                assert processes[-1].poll() is None, (folder.parent / f"node-{number}.log").read_text()
-                assert time.monotonic() < deadline, "the raylet does not come up"
-                time.sleep(0.2)
+            place = ["--address", f"127.0.0.1:{port}"] if number else head
+            log = folder.parent / f"node-{number}.log"
+            processes.append(start([*RAY_START, "--num-cpus", "1", *place], token, log))
         yield f"127.0.0.1:{port}", processes
     finally:
-        for process in reversed(processes):
-            family = (
-                [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-                if process.poll() is None
-                else []
-            )
-            for member in family:
-                try:
-                    member.kill()
-                except psutil.Error:
-                    continue
-            process.wait(30)
+        end(reversed(processes))

@@ -191,3 +191,8 @@ def decode(data: bytes, rules: Rules) -> tuple[Image.Image, int, int, str]:
     except Exception as error:  # likewise
         raise RejectedError("corrupt", f"{type(error).__name__}: {error}") from None
     return prepared, width, height, mode
+
+
+def pixels(data: bytes, rules: Rules) -> np.ndarray:
+    """The picture as the rules want it (H, W, C), uint8; RejectedError says why not."""
+    return np.asarray(decode(data, rules)[0], np.uint8).reshape(rules.shape)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vae.artefact import Generator
-from vae.decode import RejectedError, Rules, decode
+from vae.decode import RejectedError, Rules, pixels
 from vae.pictures import pictures
 
 
@@ -64,12 +64,10 @@ def rules_of(generator: Generator) -> Rules:
 
 def pixels_of(content: bytes, generator: Generator) -> np.ndarray:
     """A picture's file as the model takes it (H, W, C), uint8; ValueError with the reason where it is none."""
-    rules = rules_of(generator)
     try:
-        picture, *_ = decode(content, rules)
+        return pixels(content, rules_of(generator))
     except RejectedError as error:
         raise ValueError(f"{error.reason} ({error.detail})") from None
-    return np.asarray(picture, np.uint8).reshape(rules.shape)
 
 
 def from_base64(text: str, most_bytes: int) -> bytes:

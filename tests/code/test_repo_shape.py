@@ -101,6 +101,17 @@ def test_package_is_imported_only_where_it_belongs(package: str, allowed: set[st
     assert users <= allowed
 
 
+def test_ray_is_imported_only_when_it_is_used() -> None:
+    """It reads its settings when it is imported: whoever imports it earlier than `cluster.connected` sets them loses the token."""
+    early = []
+    for path in [*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
+        for node in ast.parse(path.read_text()).body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            early += [path.name for name in names if name.split(".")[0] == "ray"]
+    assert set(early) == {"deployment.py"}  # which is imported only by a server, once Ray runs
+
+
 def test_nothing_loads_pickle() -> None:
     for path in [*(ROOT / "vae").rglob("*.py"), *(ROOT / "pipeline").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -85,6 +86,21 @@ def test_dry_run_changes_nothing(project, capsys, monkeypatch):
     assert retrain.tick(project.paths, NOON, dry_run=True, force=False) == 0
     assert capsys.readouterr().out == "would train, beginning anew\n"
     assert sorted(path for path in project.root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("trained_hours", [None, 30])
+def test_age_is_that_of_the_last_call_or_else_of_the_model(project, monkeypatch, trained_hours):
+    asked = []
+    monkeypatch.setattr(retrain, "look", lambda values, paths, now, trained: asked.append(trained) or Look(calm=["calm"]))
+    ticks(project, *([(trained_hours, BEGUN), (trained_hours, TRAINED)] if trained_hours else []))
+    assert retrain.tick(project.paths, NOON, dry_run=True, force=False) == 0
+    made = NOON - timedelta(days=40)
+    (project.paths.model / "MANIFEST.json").parent.mkdir(parents=True)
+    (project.paths.model / "MANIFEST.json").write_text("{}")
+    os.utime(project.paths.model / "MANIFEST.json", (made.timestamp(), made.timestamp()))
+    assert retrain.tick(project.paths, NOON, dry_run=True, force=False) == 0
+    last = NOON - timedelta(hours=trained_hours) if trained_hours else None
+    assert asked == [last, last or made]
 
 
 def test_facts_are_json(project):
