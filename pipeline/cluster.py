@@ -28,7 +28,7 @@ PROFILES, DEFAULT_PROFILE = "infra/ray", "infra/ray/laptop.yaml"
 # Quiet, quick to notice a dead worker, no usage reports; all read by Ray when it starts.
 ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # a worker that does not answer so long is replaced
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -58,6 +58,11 @@ class Profile:
     start_seconds: int = field(low=1, high=86400, default=120)  # for all workers to start; longer than Ray needs to see a node go
     silent_seconds: int = field(low=5, high=86400, default=90)  # a rank that the others wait for so long counts as lost
     environment: dict = dataclasses.field(default_factory=dict)  # of the workers: NCCL's, Gloo's and torch's own settings
+
+    @property
+    def joined(self) -> bool:
+        """Whether the cluster was there before, perhaps of several machines; else it is started here and ended afterwards."""
+        return self.address != "local"
 
     def problems(self) -> list[tuple[str, str]]:
         return [
@@ -100,7 +105,7 @@ def _need(profile: Profile, available: dict[str, float], workers: int) -> None:
 
 def check_local(profile: Profile, workers: int) -> None:
     """BadConfigError where a cluster of this machine alone could never hold ``workers``; others are asked once joined."""
-    if profile.address == "local":
+    if not profile.joined:
         _need(profile, {"CPU": os.cpu_count() or 1, "GPU": _gpus()}, workers)
 
 
@@ -136,14 +141,17 @@ def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
     _reach(profile.address)
     # Workers are fresh processes in Ray's own folder: they find the code through PYTHONPATH.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(paths.root), os.environ.get("PYTHONPATH")]))
-    every = ENVIRONMENT | {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(profile.start_seconds)}
+    every = ENVIRONMENT | {
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(profile.start_seconds),
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": str(int(profile.joined)),
+    }
     os.environ.update({name: os.environ.get(name, value) for name, value in every.items()})
     os.environ.pop(ADDRESS_VARIABLE, None)  # so that the address below is the only one there is
     before = os.umask(0o077)  # Ray writes its token where others could read it
     import ray
 
     told = {name: str(value) for name, value in profile.environment.items()}
-    if profile.address != "local":  # processes of another machine inherit nothing
+    if profile.joined:  # processes of another machine inherit nothing
         told["PYTHONPATH"] = os.environ["PYTHONPATH"]
     try:
         ray.init(
@@ -155,8 +163,8 @@ def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
     finally:
         os.umask(before)
     try:
-        _wait_for(profile, workers, 0 if profile.address == "local" else JOIN_SECONDS)
-        if profile.address != "local":
+        _wait_for(profile, workers, JOIN_SECONDS if profile.joined else 0)
+        if profile.joined:
             _same_workspace(paths)
         yield
     finally:

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,27 +17,66 @@ from pipeline.cluster import Profile
 from pipeline.errors import NO_ROOM, BadConfigError, CannotWriteError, TrainingFailedError
 from pipeline.failures import Failures
 from pipeline.job import STOP_FILE, Job, execute, failure
-from pipeline.spool import SpoolReader
-from vae.distributed import rank
-from vae.errors import StepError
+from pipeline.spool import LineReader, SpoolReader
+from vae.distributed import default_device, from_rank_zero, rank
+from vae.errors import StepError, StoppedError
 
-POLL_SECONDS = 0.2
+POLL_SECONDS, NOTICE_SECONDS = 0.2, 2.0
+TOLD = "told.log"
+LEFT = "left"  # how a group ends of which a node will be taken away: not failed, and to begin again on others
 log = logging.getLogger("pipeline.group")
+
+
+class _Notice:
+    """Whether a node of this group is to be taken away (Ray's drain, before a spot machine is reclaimed); asked by all ranks alike."""
+
+    def __init__(self, watched: bool) -> None:
+        self._watched, self._asked, self.given = watched, 0.0, False
+
+    def __call__(self) -> bool:
+        import ray.train
+
+        if not self._watched:
+            return False
+        # Ray's answer takes milliseconds, so that it is not asked for at every call; all ranks ask when rank 0 does.
+        if from_rank_zero(int(time.monotonic() - self._asked > NOTICE_SECONDS), default_device()):
+            self._asked, self.given = time.monotonic(), ray.train.get_preemption_info() is not None
+        return self.given
+
+
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Within, what rank 0 of the trainer logs is appended to a file that the driver shows: nobody reads a worker's own log."""
+    if rank():
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler, logger = logging.FileHandler(path), logging.getLogger("vae")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def _worker(config: dict[str, Any]) -> dict[str, str]:
     """One rank of the job. What it returns is rank 0's word on how it ended."""
     import ray.train
 
-    job = Job.from_dict(config["job"])
+    job, notice = Job.from_dict(config["job"]), _Notice(config["joined"])
     failures = Failures(job.state)
     if verdict := failures.verdict():
         return {"outcome": "failed", "message": verdict}
     try:
-        execute(job, after_report=lambda record: ray.train.report({"step": record["step"]}))
+        with _telling(job.state / TOLD):
+            execute(job, lambda record: ray.train.report({"step": record["step"]}), notice)
     except Exception as error:
         if isinstance(error, StepError):
             failures.note(rank(), error)
+        if notice.given and isinstance(error, StoppedError):
+            return {"outcome": LEFT, "message": str(error)}
         return failure(error)
     return {"outcome": "finished", "message": ""}
 
@@ -143,15 +183,23 @@ def run_group(
     after a checkpoint where it was asked to stop.
     """
     (job.state / STOP_FILE).unlink(missing_ok=True)
+    (job.state / TOLD).unlink(missing_ok=True)
     Failures(job.state).clear()
-    reader = SpoolReader(job.spool)
+    reader, told = SpoolReader(job.spool), LineReader(job.state / TOLD)
 
     def forward() -> None:
-        for record in reader.new():
+        for record in reader.records():
             on_record(record)
+        for line in told.new():
+            log.info("%s", line.decode(errors="replace"))
 
+    config = {"job": job.to_dict(), "joined": profile.joined}
     with _graceful_stop(job.state) as received:
-        outcome = on_ranks(_worker, {"job": job.to_dict()}, profile, workers, max_failures, job.state / "ray", forward)
+        while True:
+            outcome = on_ranks(_worker, config, profile, workers, max_failures, job.state / "ray", forward)
+            if outcome["outcome"] != LEFT:
+                break
+            log.warning("a node will be taken away: %s, to go on without it", outcome["message"])
     if outcome["outcome"] == "stopped":
         (job.state / STOP_FILE).unlink(missing_ok=True)
         if received.get("signal") == signal.SIGTERM:

@@ -136,10 +136,13 @@ def save_weights(job: Job, model: VAE) -> None:
         save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, beside)
 
 
-def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda record: None) -> Fitted:
+def execute(
+    job: Job, after_report: Callable[[dict[str, float]], None] = lambda record: None, leave: Callable[[], bool] = lambda: False
+) -> Fitted:
     """Run the job in this process (one of a group, or alone); every report goes to the spool once, by rank 0.
 
-    ``after_report`` is called on every rank, equally often; on rank 0 it gets the report with its score.
+    ``after_report`` is called on every rank, equally often; on rank 0 it gets the report with its score. So is ``leave``: once it
+    says so on any rank, all checkpoint and raise StoppedError, as they do when the job is asked to stop.
     """
     torch.set_num_threads(job.threads)
     writer = SpoolWriter(job.spool) if rank() == 0 else None
@@ -165,7 +168,7 @@ def execute(job: Job, after_report: Callable[[dict[str, float]], None] = lambda 
         identity=job.identity,
         initial=load_file(job.initial) if job.initial else None,
         on_report=on_report,
-        should_stop=(job.state / STOP_FILE).exists,
+        should_stop=lambda: leave() or (job.state / STOP_FILE).exists(),
     )
     if writer is not None and job.fit.patience_reports:
         save_weights(job, fitted.model)  # the best, which only the end tells

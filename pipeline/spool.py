@@ -51,14 +51,14 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-class SpoolReader:
-    """Gives each record once, as it comes."""
+class LineReader:
+    """Gives each whole line of a file that grows once, as it comes."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._offset = path, 0
 
-    def new(self) -> list[dict[str, Any]]:
-        """The records that came since the last call."""
+    def new(self) -> list[bytes]:
+        """The lines that came since the last call."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as stream:
@@ -66,4 +66,12 @@ class SpoolReader:
             data = stream.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return whole.splitlines()
+
+
+class SpoolReader(LineReader):
+    """Gives each record once, as it comes."""
+
+    def records(self) -> list[dict[str, Any]]:
+        """The records that came since the last call."""
+        return [json.loads(line) for line in self.new()]

@@ -34,7 +34,8 @@ class Group:
     def run(self, ranks: int, fault: dict[str, Any] | None = None) -> list[int]:
         """Start the ranks, let ``fault`` happen, and return their exit codes; none is left running.
 
-        ``fault``: step, rank and what: kill, stop (SIGSTOP), nan, bug, full (no file may grow large), eio (fsync fails once).
+        ``fault``: step, rank and what: kill, stop (SIGSTOP), nan, bug, full (no file may grow large), eio (fsync fails once),
+        slow (whatever else it computes takes long).
         """
         self._launches += 1
         environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
@@ -78,6 +79,11 @@ def _hurt(what: str) -> None:
         raise KeyError("a planted bug")
     if what == "full":
         resource.setrlimit(resource.RLIMIT_FSIZE, (GROWN_BYTES, resource.RLIM_INFINITY))
+    if what == "slow":
+        from vae import validation
+
+        calm = validation._terms
+        validation._terms = lambda *arguments: (time.sleep(0.2), calm(*arguments))[1]
     if what == "eio":
         real = os.fsync
 

@@ -30,6 +30,7 @@ from vae.models.base import VAE
 from vae.numerics import check_numerics, numerics
 from vae.objective import annealed_beta
 from vae.optim import Ema, build_optimizer, learned, learning_rate
+from vae.pace import Pace
 from vae.state import Progress, Saver, checkpoint_path, claim, load_averaged, load_checkpoint, newest_step
 from vae.validation import Metrics, bound
 
@@ -70,7 +71,7 @@ class Run:
         self.optimizer, self.ema, self.progress = build_optimizer(model, config), Ema(model, config.ema_decay), Progress()
         self.objective, self._learned = Objective(model, config, device), learned(model)
         self.saver = Saver(checkpoints, config.keep_checkpoints) if checkpoints is not None and rank() == 0 else None
-        self.saved_step = -1
+        self.saved_step, self._pace = -1, Pace()
 
     def resume(self, checkpoints: Path, identity: Mapping[str, Any], on_report: OnReport) -> None:
         """Go on from the newest valid checkpoint, where there is one of this very training."""
@@ -191,7 +192,8 @@ class Run:
         distortion, rate, count = sums
         images = progress.step * config.global_batch_size
         self.averaged.load_state_dict(self.ema.shadow)
-        held_out = bound(self.averaged, val, config.global_batch_size, config.seed)
+        held_out = bound(self.averaged, val, config.global_batch_size, config.seed, self._pace)
+        self._pace.tell()
         progress.report = {
             "step": progress.step,
             "images": images,

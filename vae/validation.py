@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from vae.images import to_model_range
 from vae.likelihood import binarised
 from vae.models.base import VAE
 from vae.noise import step_noise, step_uniforms
+from vae.pace import Pace
 
 Metrics = dict[str, float]
 BOUND_SEED_OFFSET = 1_000_003  # held-out images draw their noise from another seed than training
@@ -45,17 +47,20 @@ def image_terms(model: VAE, images: ImageShards, batch_size: int, seed: int) -> 
 
 
 @torch.no_grad()
-def bound(model: VAE, images: ImageShards, batch_size: int, seed: int) -> Metrics:
+def bound(model: VAE, images: ImageShards, batch_size: int, seed: int, pace: Pace | None = None) -> Metrics:
     """The beta = 1 bound of ``images`` and its two terms, in nats per image, reduced as sums and counts over all ranks.
 
     One posterior sample per image, its noise a function of (seed, position): the same images and weights give the same value.
+    ``pace`` learns how long this rank took for each of its batches.
     """
     device = next(model.parameters()).device
     chunks = math.ceil(len(images) / batch_size)
     # A row for each chunk, of which each rank fills its own: to add zeros is exact, so the sum has one order on any world size.
     terms_by_chunk = torch.zeros(chunks, 2, dtype=torch.float64)
     for chunk in range(rank(), chunks, world_size()):
-        terms_by_chunk[chunk] = _terms(model, images, batch_size, seed, chunk).sum(0).cpu()
+        count = min(batch_size, len(images) - chunk * batch_size)
+        with pace.timed(count / batch_size) if pace else nullcontext():
+            terms_by_chunk[chunk] = _terms(model, images, batch_size, seed, chunk).sum(0).cpu()
     distortion, rate = (all_reduce_sum(terms_by_chunk.to(device)).sum(0) / len(images)).tolist()
     return {
         "elbo_nats": -(distortion + rate),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -14,6 +16,7 @@ from raylets import cluster
 from workspace import LONG, Workspace, one_line
 
 END_SECONDS = 240
+RAY = [str(Path(sys.executable).parent / "ray")]
 
 
 def _raylet_with_a_worker(nodes: list[subprocess.Popen]) -> psutil.Process | None:
@@ -43,6 +46,33 @@ def test_killed_raylet_is_replaced_by_the_spare_one_and_the_weights_are_the_same
         raylet.kill()
         output, _ = process.communicate(timeout=END_SECONDS)
         assert process.returncode == 0, output
+    assert ready.weights_sha256() == uninterrupted
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_node_that_will_be_taken_away_is_left_with_a_checkpoint_of_that_step(
+    ready: Workspace, uninterrupted: str, tmp_path: Path
+) -> None:
+    ready.set(LONG | {"train.max_failures": 0})
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    folder = Path("/tmp") / f"ray-{os.getpid()}-d"
+    folder.mkdir()
+    with cluster(folder, token, 3) as (address, nodes):
+        process = ready.start_training(**token, RAY_ADDRESS=address)
+        raylet = _raylet_with_a_worker(nodes)
+        assert raylet is not None
+        node = next(word.partition("=")[2] for word in raylet.cmdline() if word.startswith("--node_id="))
+        subprocess.run(
+            [*RAY, "drain-node", "--address", address, "--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION",
+             "--reason-message", "spot", "--deadline-remaining-seconds", "600"],
+            env=os.environ | token, check=True, capture_output=True,
+        )  # fmt: skip
+        output, _ = process.communicate(timeout=END_SECONDS)
+        assert process.returncode == 0, output
+    assert "a node will be taken away: stopped after step" in output, output
+    left = re.search(r"stopped after step (\d+) of 400", output)
+    assert left and f"resumed at step {left[1]} of 400" in output, output
     assert ready.weights_sha256() == uninterrupted
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +91,13 @@ def test_checkpoint_that_cannot_be_written_stops_the_run_and_the_one_before_serv
     newest = sorted(p.name for p in group.checkpoints.glob("step-*"))[-1]
     assert newest in ("step-00000008", "step-00000010")  # that of step 10 may have been under way
     _goes_on(group, 2, calm(2))
+
+
+def test_slow_rank_is_named_once(tmp_path: Path, calm: Callable) -> None:
+    group = Group(tmp_path)
+    assert group.run(3, {"what": "slow", "rank": 2, "step": 0}) == [0, 0, 0], group.log()
+    told = re.findall(rf"rank (\d) on {socket.gethostname()} takes [\d.]+ times as long as the others", group.log())
+    assert told == ["2"] and group.result() == calm(3)
 
 
 def test_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, calm: Callable) -> None:

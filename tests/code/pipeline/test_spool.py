@@ -59,18 +59,18 @@ def test_writer_file_without_a_whole_line_starts_anew(path, content):
 
 
 def test_read_missing_file_is_empty(path):
-    assert read(path) == [] and SpoolReader(path).new() == []
+    assert read(path) == [] and SpoolReader(path).records() == []
 
 
 def test_reader_gives_each_record_once_as_it_comes(path):
     reader, writer = SpoolReader(path), SpoolWriter(path)
-    assert reader.new() == []
+    assert reader.records() == []
     writer.append({"step": 0})
     writer.append({"step": 1})
-    assert [r["step"] for r in reader.new()] == [0, 1]
-    assert reader.new() == []
+    assert [r["step"] for r in reader.records()] == [0, 1]
+    assert reader.records() == []
     writer.append({"step": 2})
-    assert [r["step"] for r in reader.new()] == [2]
+    assert [r["step"] for r in reader.records()] == [2]
 
 
 def test_reader_waits_for_the_end_of_a_line(path):
@@ -81,7 +81,7 @@ def test_reader_waits_for_the_end_of_a_line(path):
     for i in range(len(line)):  # the file grows byte by byte
         with path.open("ab") as stream:
             stream.write(line[i : i + 1])
-        got.append(reader.new())
+        got.append(reader.records())
     assert got == [[]] * (len(line) - 1) + [[{"step": 0, "text": "é"}]]
 
 
@@ -90,6 +90,6 @@ def test_reader_survives_the_repair_of_a_torn_line(path):
     writer.append({"step": 0})
     with path.open("ab") as stream:
         stream.write(b'{"step": 1, "to')
-    assert [r["step"] for r in reader.new()] == [0]
+    assert [r["step"] for r in reader.records()] == [0]
     SpoolWriter(path).append({"step": 1})
-    assert [r["step"] for r in reader.new()] == [1]
+    assert [r["step"] for r in reader.records()] == [1]
