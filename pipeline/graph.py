@@ -99,4 +99,4 @@ def repro(paths: Paths, *arguments: str) -> int:
         told = json.loads(failure.read_text(encoding="utf-8"))
         print(f"\nstage {told['stage']} failed: {told['message']}", file=sys.stderr)
         return int(told["exit_code"])
-    return code
+    return code if code >= 0 else 128 - code  # a signal ended DVC itself, perhaps before it could handle one: as a shell says it
