@@ -25,7 +25,7 @@ SIDE = 32
 # Neither saved nor judged on the way, unless a measurement is about that.
 FIT: dict[str, Any] = {
     "seed": 0, "beta": 1.0, "learning_rate": 1e-3, "warmup_images": 1000, "weight_decay": 0.01, "clip_norm": 10000.0,
-    "ema_decay": 0.999, "objective": "elbo", "beta_schedule": "geometric", "beta_start": 1.0, "beta_anneal_share": 0.0,
+    "ema_decay": 0.999, "shuffle_images": 0, "objective": "elbo", "beta_schedule": "geometric", "beta_start": 1.0, "beta_anneal_share": 0.0,
     "beta_cycles": 1, "capacity_nats": 0.0, "free_bits_nats": 0.0, "regulariser_weight": 1.0, "importance_samples": 1,
     "global_batch_size": 128, "precision": "float32", "memory_format": "contiguous", "compile": False, "recompute": False,
     "micro_batch_size": 0, "exactness": "off", "virtual_shards": 12, "skip_nonfinite_steps": 0, "validate_every_images": 2**40,

@@ -26,8 +26,7 @@ from vae.data import ImageShards, ShardWriter, save_labels
 from vae.files import canonical_json, read_manifest, replaced_directory, write_manifest, write_text
 from vae.pictures import save_png
 
-PARAMS = ("base.seed", "augment")
-SHARD_IMAGES = 8192
+PARAMS = ("base.seed", "preprocess.shard_images", "augment")
 BATCH_IMAGES, BATCH_VALUES = 256, 2**22  # copies made at a time: at most so many images, and so many values in them
 SHEET_IMAGES, SHEET_POLICY_ROWS = 8, 3
 SHEET_SIDE, SHEET_GAP, SHEET_LABEL, SHEET_TEXT = 72, 4, 190, 13  # pixels: a picture's longer side, between two, labels, letters
@@ -137,7 +136,7 @@ def augment(values: SimpleNamespace, paths: Paths) -> None:
     rows: list[tuple[str, int, str, int]] = []
     copied: list[int] = []  # the row of each copy's original
     with replaced_directory(paths.augmented) as directory:
-        writer = ShardWriter(directory / "train", images.image_shape, SHARD_IMAGES)
+        writer = ShardWriter(directory / "train", images.image_shape, values.preprocess.shard_images)
         for originals, numbers, pixels in _copies(images, keys, section, seed, mode):
             copied += originals.tolist()
             for original, number, image in zip(originals, numbers, pixels, strict=True):

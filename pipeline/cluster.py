@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline import params
 from pipeline.errors import BadConfigError, InputMissingError, UnavailableError
@@ -57,6 +58,8 @@ class Profile:
     placement: str = field(choices=("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"), default="PACK")  # of workers on nodes
     start_seconds: int = field(low=1, high=86400, default=120)  # for all workers to start; longer than Ray needs to see a node go
     silent_seconds: int = field(low=5, high=86400, default=90)  # a rank that the others wait for so long counts as lost
+    cache_folder: str = ""  # on each machine's own disk: training reads shards from verified copies there
+    cache_gib: float = field(low=0, high=2**20, default=0.0)  # that they may take; 0: they are read where they are
     environment: dict = dataclasses.field(default_factory=dict)  # of the workers: NCCL's, Gloo's and torch's own settings
 
     @property
@@ -64,8 +67,14 @@ class Profile:
         """Whether the cluster was there before, perhaps of several machines; else it is started here and ended afterwards."""
         return self.address != "local"
 
+    @property
+    def cache(self) -> dict[str, Any] | None:
+        """Where training keeps copies of shards, and how many bytes of them."""
+        return {"folder": self.cache_folder, "bytes": int(self.cache_gib * 2**30)} if self.cache_gib else None
+
     def problems(self) -> list[tuple[str, str]]:
-        return [
+        unset = [("cache_folder", "is needed with cache_gib: a path on each machine's own disk")]
+        return (unset if self.cache_gib and not Path(self.cache_folder).is_absolute() else []) + [
             (f"environment.{name}", f"is not for a profile: names begin with {', '.join(SETTINGS)}, secrets come from elsewhere")
             for name in self.environment
             if not str(name).startswith(SETTINGS)

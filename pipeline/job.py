@@ -6,6 +6,7 @@ A job names files by absolute paths, because Ray's workers run in a folder of th
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vae
-from pipeline.errors import BadDataError
+from pipeline.errors import BadConfigError, BadDataError
 from pipeline.paths import INDEX
 from pipeline.sections import Augment
 from pipeline.spool import SpoolWriter
@@ -31,6 +32,7 @@ from vae.errors import NonFiniteError, ResumeRefusedError, StoppedError
 from vae.files import canonical_json, read_manifest, replaced_file, sha256_file
 from vae.models.base import VAE
 from vae.run import Fitted
+from vae.shard_cache import ShardCache
 from vae.trainer import fit
 
 STOP_FILE, CHECKPOINTS = "stop", "checkpoints"  # below a job's state
@@ -50,6 +52,7 @@ class Job:
     augment: dict[str, Any] | None = None  # on the fly: policy, index (of the training images), mode
     initial: str | None = None  # weights to begin from, of a model of the same configuration
     score: dict[str, Any] | None = None  # of every report: pipeline/trial_score.py
+    cache: dict[str, Any] | None = None  # of training shards on each machine: folder, bytes
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -102,6 +105,31 @@ def on_the_fly(section: Augment, processed: Path, mode: str) -> dict[str, Any] |
     return {"policy": asdict(section.policy), "index": str(processed / INDEX), "mode": mode}
 
 
+def check_cache(cache: dict[str, Any] | None, config: FitConfig, directories: tuple[str, ...]) -> None:
+    """BadConfigError where a cache has no room for the shards that are shuffled together and those that come next."""
+    if cache is None:
+        return
+    images = ImageShards(*map(Path, directories))
+    image_bytes, largest, every = math.prod(images.image_shape), max(images.lengths), len(images)
+    at_once = min(every, 2 * (config.shuffle_images + largest)) if config.shuffle_images else every
+    if at_once * image_bytes > cache["bytes"]:
+        fitting = cache["bytes"] // image_bytes // 2 - largest
+        smaller = f"fit.shuffle_images to {fitting} at most" if fitting > 0 else "preprocess.shard_images lower"
+        raise BadConfigError(
+            f"cache_gib of the cluster profile is {cache['bytes'] / 2**30:g}, but {at_once * image_bytes / 2**30:.3g} are read by turns: "
+            f"set it to that, or {smaller}"
+        )
+
+
+def _cache(job: Job) -> ShardCache | None:
+    if job.cache is None:
+        return None
+    cache = ShardCache(Path(job.cache["folder"]), job.cache["bytes"])
+    for directory in job.train_directories:
+        cache.know(Path(directory).parent)
+    return cache
+
+
 def _on_the_fly(augment: dict[str, Any]) -> OnTheFly:
     """The policy with the key of every training image, in the order of the shards: that of the index."""
     import pandas as pd
@@ -146,7 +174,7 @@ def execute(
     """
     torch.set_num_threads(job.threads)
     writer = SpoolWriter(job.spool) if rank() == 0 else None
-    train = ImageShards(*map(Path, job.train_directories))
+    train = ImageShards(*map(Path, job.train_directories), cache=_cache(job))
     scorer = Scorer(job.score, job.model, train) if writer and job.score else None
 
     def on_report(metrics: dict[str, float], averaged: VAE) -> None:

@@ -21,7 +21,7 @@ from pipeline.errors import BadDataError
 from pipeline.kept_moments import known
 from pipeline.paths import Paths
 from vae.artefact import Generator
-from vae.data import ImageShards, stream_indices
+from vae.data import ImageShards
 from vae.extractor import Extractor
 from vae.files import MANIFEST, sha256_file
 from vae.images import to_model_range, to_uint8
@@ -32,6 +32,7 @@ from vae.metrics.latents import aggregate_posterior
 from vae.metrics.manifold import density_and_coverage
 from vae.noise import image_states, step_noise
 from vae.operations import blur, noise
+from vae.order import stream_indices
 from vae.pictures import shown
 
 BLUR_SIGMA_PIXELS, BLUR_RADIUS_PIXELS = 1.0, 3

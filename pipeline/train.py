@@ -23,7 +23,7 @@ from pipeline.cluster import connected, load_profile
 from pipeline.errors import BadConfigError
 from pipeline.forwarder import Forwarder
 from pipeline.group import run_group
-from pipeline.job import CHECKPOINTS, Job, classes, fingerprint, identity, on_the_fly, training_directories
+from pipeline.job import CHECKPOINTS, Job, check_cache, classes, fingerprint, identity, on_the_fly, training_directories
 from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, INDEX, METRICS, RUN, Paths
 from pipeline.plots import draw_curves
@@ -191,7 +191,9 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
         identity=facts,
         augment=augment,
         initial=initial,
+        cache=profile.cache,
     )
+    check_cache(job.cache, fit, job.train_directories)
     tracker = connect(paths)
     _begin(job)
     run_id = _announced(tracker, job, key, {"begun": begun, **vars(profile)}, paths)

@@ -21,7 +21,7 @@ from pipeline import constraints, space, stage, trial_score
 from pipeline.choice import COMPLETED, FAILED, STOPPED, chosen, told, with_fronts
 from pipeline.cluster import Profile, connected, load_profile
 from pipeline.console import Progress
-from pipeline.job import Job, classes, fingerprint, identity, on_the_fly, training_directories
+from pipeline.job import Job, check_cache, classes, fingerprint, identity, on_the_fly, training_directories
 from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, METRICS, Paths
 from pipeline.search import search
@@ -69,7 +69,7 @@ def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
     extra = {**prior, "search": vars(section), "threads": profile.threads_per_worker}
     described = identity(data, augment, **extra)
     key = fingerprint(model, fit, described)
-    return Job(
+    job = Job(
         model=model,
         fit=fit,
         train_directories=training_directories(paths.processed, paths.augmented),
@@ -79,7 +79,10 @@ def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
         identity=described,
         augment=augment,
         score=trial_score.settings(values, paths, paths.work / "tune" / key),
+        cache=profile.cache,
     )
+    check_cache(job.cache, fit, job.train_directories)
+    return job
 
 
 def _messages(

@@ -21,7 +21,7 @@ def fit_config(**changes: Any) -> FitConfig:
     values = {
         "seed": 3, "beta": 1.0, "global_batch_size": 16, "total_images": 640, "learning_rate": 2e-3, "warmup_images": 64,
         "weight_decay": 0.01, "clip_norm": 1000.0, "ema_decay": 0.9, "precision": "float32", "memory_format": "channels_last",
-        "compile": False, "recompute": False, "micro_batch_size": 0, "exactness": "resume", "virtual_shards": 12,
+        "shuffle_images": 0, "compile": False, "recompute": False, "micro_batch_size": 0, "exactness": "resume", "virtual_shards": 12,
         "skip_nonfinite_steps": 0, "objective": "elbo", "beta_schedule": "geometric", "beta_start": 4.0, "beta_anneal_share": 0.5,
         "beta_cycles": 1, "capacity_nats": 0.0, "free_bits_nats": 0.0, "regulariser_weight": 1.0, "importance_samples": 1,
         "validate_every_images": 160, "checkpoint_every_images": 240, "keep_checkpoints": 2, "patience_reports": 0,

@@ -61,6 +61,7 @@ class Recipe:
     weight_decay: float = field(low=0, high=10)
     clip_norm: float = field(above=0)
     ema_decay: float = field(low=0, high=0.999999)
+    shuffle_images: int = field(low=0, high=10**12)
     objective: str = field(choices=OBJECTIVES)
     beta_schedule: str = field(choices=("geometric", "linear", "cyclical"))
     beta_start: float = field(low=0, high=1e4)

@@ -1,8 +1,4 @@
-"""Image shards: uint8 NHWC ``.npy`` files, and the stateless order in which training sees them.
-
-The stream of training images is endless: position p lies in epoch p // n, at place p % n of that epoch's permutation, which is
-a function of (seed, epoch) alone. A batch is a slice of the stream, so no batch is ever short, and a restart needs a number only.
-"""
+"""Image shards: uint8 NHWC ``.npy`` files, written in order and read in any."""
 
 from __future__ import annotations
 
@@ -14,6 +10,8 @@ from typing import IO
 
 import numpy as np
 import torch
+
+from vae.shard_cache import ShardCache
 
 SHARD_NAME = "shard-{:05d}.npy"
 LABELS = "labels.npy"
@@ -80,8 +78,8 @@ def save_labels(directory: Path, labels_N: np.ndarray) -> None:
 class _Opened:
     """A file that is open as long as somebody holds it: a thread may read while another one has closed it for itself."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._descriptor = path, os.open(path, os.O_RDONLY)
+    def __init__(self, path: Path, cache: ShardCache | None) -> None:
+        self._path, self._descriptor = path, os.open(path, os.O_RDONLY) if cache is None else cache.open(path)
 
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
@@ -101,10 +99,10 @@ class ImageShards:
 
     Images are read, not mapped: around one image of a mapped file Linux maps up to megabytes, and all of them count as the memory
     of this process until somebody else needs it. ``labels_N`` is the class number of each (-1: not known), int64; None where a
-    directory has none.
+    directory has none. With a ``cache`` (``cached``), images are read from copies of the shards on this machine's own disk.
     """
 
-    def __init__(self, *directories: Path) -> None:
+    def __init__(self, *directories: Path, cache: ShardCache | None = None) -> None:
         paths = [path for directory in directories for path in sorted(directory.glob("shard-*.npy"))]
         if not paths:
             raise ValueError(f"no shards in {', '.join(map(str, directories))}: run the stage that writes them")
@@ -116,12 +114,22 @@ class ImageShards:
         self._headers = np.array([getattr(shard, "offset", 0) for shard in shards])  # an empty shard is not mapped
         self._ends = np.cumsum([len(shard) for shard in shards])
         self._starts = np.concatenate([[0], self._ends[:-1]])
-        self._opened = lru_cache(OPEN_FILES)(lambda shard: _Opened(paths[shard]))
+        self.cached, self._open = cache is not None, lambda shard: _Opened(paths[shard], cache)
+        self._opened = lru_cache(OPEN_FILES)(self._open)
         files = [path / LABELS for path in dict.fromkeys(path.parent for path in paths)]
         known = [np.load(path, allow_pickle=False) for path in files if path.exists()]
         self.labels_N = np.concatenate(known).astype(np.int64) if len(known) == len(files) else None
         if self.labels_N is not None and len(self.labels_N) != len(self):
             raise ValueError(f"{len(self.labels_N)} labels of {len(self)} images in {', '.join(map(str, files))}: make them anew")
+
+    @property
+    def lengths(self) -> list[int]:
+        """The number of images in each shard."""
+        return (self._ends - self._starts).tolist()
+
+    def fetch(self, shard: int) -> None:
+        """Let the cache have this shard, for a later reader."""
+        self._open(shard)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -138,9 +146,10 @@ class ImageShards:
         # Neighbours that are asked for one after the other are one read.
         apart = np.flatnonzero((np.diff(shards) != 0) | (np.diff(places) != image_bytes)) + 1
         starts, stops = [0, *apart.tolist()], [*apart.tolist(), len(indices)]
-        rows = out.reshape(-1).data
+        # Copies of a cache stay open no longer than they are read: what is open is still on the disk after it has been removed.
+        opened, rows = lru_cache(None)(self._open) if self.cached else self._opened, out.reshape(-1).data
         for start, stop, shard, place in zip(starts, stops, shards[starts].tolist(), places[starts].tolist(), strict=True):
-            self._opened(shard).read_into(rows[start * image_bytes : stop * image_bytes], place)
+            opened(shard).read_into(rows[start * image_bytes : stop * image_bytes], place)
         return out
 
     def labels(self, indices: np.ndarray, device: torch.device | None = None) -> torch.Tensor | None:
@@ -174,19 +183,3 @@ def check_labels(images: ImageShards, classes: int) -> None:
         raise ValueError(
             f"{unknown} of {len(images)} images have none of the {classes} classes: label all, or train without classes"
         )
-
-
-@lru_cache(maxsize=2)
-def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, 0x0DE5]))).permutation(count)
-
-
-def stream_indices(count: int, seed: int, start: int, stop: int) -> np.ndarray:
-    """Data set indices of the stream's positions start..stop for ``count`` images: a function of its arguments alone."""
-    pieces = []
-    while start < stop:
-        epoch, place = divmod(start, count)
-        take = min(stop - start, count - place)
-        pieces.append(_permutation(count, seed, epoch)[place : place + take])
-        start += take
-    return np.concatenate(pieces)

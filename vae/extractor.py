@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vae.config import EXTRACTOR_GROUPS as GROUPS
-from vae.data import ImageShards, stream_indices
+from vae.data import ImageShards
 from vae.distributed import shared
 from vae.files import canonical_json, read_manifest, sha256_file, write_manifest, write_text
 from vae.images import to_model_range
+from vae.order import stream_indices
 
 TURNS = 4
 WEIGHTS, CONFIG = "extractor.safetensors", "extractor.json"

@@ -109,10 +109,13 @@ def write_manifest(directory: Path, **facts: Any) -> str:
     return sha256_file(directory / MANIFEST)
 
 
-def read_manifest(directory: Path, *, hashes: bool = True) -> dict[str, Any]:
-    """The manifest's facts after checking every file's size (and sha256): DamagedError names the first that differs."""
+def _remedy(directory: Path) -> str:
+    return f"remove {directory} and run `dvc repro` again"
+
+
+def _manifest(directory: Path, remedy: str) -> tuple[dict[str, Any], list[tuple[str, int, str]]]:
+    """The facts, and name, size in bytes and sha256 of each file; DamagedError where the manifest itself is not whole."""
     path = directory / MANIFEST
-    remedy = f"remove {directory} and run `dvc repro` again"
     try:
         text = path.read_text(encoding="utf-8")
         manifest = json.loads(text)
@@ -126,6 +129,18 @@ def read_manifest(directory: Path, *, hashes: bool = True) -> dict[str, Any]:
         raise DamagedError(f"{path} cannot be read: {remedy}") from None
     if not whole:
         raise DamagedError(f"{path} differs from its own sha256: {remedy}")
+    return facts, wanted
+
+
+def manifest_hashes(directory: Path) -> dict[str, str]:
+    """The sha256 that a manifest says of each file by its name below ``directory``; DamagedError where the manifest is not whole."""
+    return {name: sha256 for name, _, sha256 in _manifest(directory, _remedy(directory))[1]}
+
+
+def read_manifest(directory: Path, *, hashes: bool = True) -> dict[str, Any]:
+    """The manifest's facts after checking every file's size (and sha256): DamagedError names the first that differs."""
+    remedy = _remedy(directory)
+    facts, wanted = _manifest(directory, remedy)
     for name, size_bytes, sha256 in wanted:
         member = directory / name
         if not member.is_file():

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -11,8 +14,10 @@ from torch import Tensor
 
 from vae.augment import OnTheFly
 from vae.config import FitConfig
-from vae.data import ImageShards, stream_indices
+from vae.data import ImageShards
+from vae.files import DamagedError
 from vae.images import to_model_range
+from vae.order import Windows, stream_indices
 
 RESIDENT_SHARE = 0.25  # of an accelerator's free memory: a data set up to this lies there from the start
 BLOCK_IMAGES = 8192
@@ -29,6 +34,12 @@ def _keep_freed_memory() -> None:
     mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
 
 
+def _quietly(fetch: Callable[[int], None], shards: list[int]) -> None:
+    with suppress(OSError, DamagedError):
+        for shard in shards:
+            fetch(shard)
+
+
 class Loader:
     """Any rows of any global batch in model range; a function of the configuration's seed, the step and the rows alone.
 
@@ -43,6 +54,8 @@ class Loader:
         self._resident: Tensor | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._ahead: dict[tuple[int, int, int], Future[Tensor]] = {}
+        self._windows = Windows(images.lengths, config.seed, config.shuffle_images) if config.shuffle_images else None
+        self._coming: tuple[int, int] | None = None  # the window whose shards are on their way into the cache
         if augment is not None and len(augment.keys) != len(images):
             raise ValueError(
                 f"{len(augment.keys)} keys for {len(images)} training images: give the keys of these shards, in their order"
@@ -61,7 +74,19 @@ class Loader:
         """int64 (N,) index of each image in the data set, and the epoch that it is shown in."""
         first = step * self._config.global_batch_size
         start, stop = first + rows.start, first + rows.stop
-        return stream_indices(len(self._images), self._config.seed, start, stop), np.arange(start, stop) // len(self._images)
+        epochs = np.arange(start, stop) // len(self._images)
+        if self._windows is None:
+            return stream_indices(len(self._images), self._config.seed, start, stop), epochs
+        self._fetch(self._windows.after(*self._windows.at(start)))
+        return self._windows.indices(start, stop), epochs
+
+    def _fetch(self, window: tuple[int, int]) -> None:
+        """Let the cache have the shards of a window before they are wanted."""
+        if self._windows is None or not self._images.cached or window == self._coming:
+            return
+        self._coming, shards = window, self._windows.shards(*window)
+        # Whoever wants a shard that is not there yet, or is damaged, brings it, or fails, by itself.
+        threading.Thread(target=_quietly, args=(self._images.fetch, shards), name="fetching", daemon=True).start()
 
     def _gather(self, step: int, rows: slice) -> Tensor:
         found = torch.from_numpy(self._images.gather(self._stream(step, rows)[0]))

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from vae.artefact import Generator
 from vae.config import ModelConfig
-from vae.data import ImageShards, stream_indices
+from vae.data import ImageShards
 from vae.images import to_model_range
 from vae.models import build
 from vae.models.base import VAE
 from vae.models.vector import VectorVAE
+from vae.order import stream_indices
 
 BATCH, LEARNING_RATE, WARM_SHARE = 64, 2e-3, 0.05
 LEAST = 1e-6

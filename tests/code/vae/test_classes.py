@@ -11,11 +11,12 @@ import torch
 
 from configs import fit_config, model_config, prior_config
 from vae.artefact import Generator, load_artefact, save_artefact
-from vae.data import LABELS, ImageShards, ShardWriter, save_labels, stream_indices
+from vae.data import LABELS, ImageShards, ShardWriter, save_labels
 from vae.loader import Loader
 from vae.metrics.bounds import importance_weighted_nll
 from vae.models import MODELS, build
 from vae.models.base import VAE
+from vae.order import stream_indices
 from vae.samplers import SAMPLERS, fit_prior
 from vae.samplers.by_class import ByClass
 from vae.trainer import fit

@@ -14,7 +14,7 @@ from vae.schema import Problem, field, parse
 FIT = {
     "seed": 1, "beta": 2.5, "global_batch_size": 64, "total_images": 1000, "learning_rate": 0.001, "warmup_images": 10,
     "weight_decay": 0.0, "clip_norm": 1.0, "ema_decay": 0.99, "precision": "float32", "beta_start": 4.0, "beta_anneal_share": 0.5,
-    "objective": "elbo", "beta_schedule": "geometric", "beta_cycles": 1, "free_bits_nats": 0.0,
+    "shuffle_images": 0, "objective": "elbo", "beta_schedule": "geometric", "beta_cycles": 1, "free_bits_nats": 0.0,
     "capacity_nats": 0.0, "regulariser_weight": 1.0, "importance_samples": 1,
     "validate_every_images": 100, "checkpoint_every_images": 200, "memory_format": "channels_last", "compile": False,
     "recompute": False, "micro_batch_size": 0, "exactness": "resume", "virtual_shards": 12, "skip_nonfinite_steps": 0,

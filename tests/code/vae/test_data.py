@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vae.data import ImageShards, ShardWriter, stream_indices
+from vae.data import ImageShards, ShardWriter
 
 
 def write(directory: Path, images: np.ndarray, shard_images: int) -> list[tuple[str, int]]:
@@ -119,47 +118,6 @@ def test_image_shards_pickled_array_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "shard-00000.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"allow_pickle|Python objects"):
         ImageShards(tmp_path)
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 100])
-def test_stream_covers_each_image_exactly_once_per_epoch(count: int) -> None:
-    for epoch in range(5):
-        indices = stream_indices(count, 0, epoch * count, (epoch + 1) * count)
-        np.testing.assert_array_equal(np.sort(indices), np.arange(count))
-
-
-def test_stream_order_differs_between_epochs_and_seeds() -> None:
-    orders = [tuple(stream_indices(50, seed, epoch * 50, epoch * 50 + 50)) for seed in range(3) for epoch in range(3)]
-    assert len(set(orders)) == len(orders)
-
-
-def test_stream_order_is_shuffled_not_stored_order() -> None:
-    order = stream_indices(1000, 0, 0, 1000)
-    assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.15  # standard error 0.03
-
-
-def test_stream_is_the_same_however_it_is_cut() -> None:
-    rng = np.random.default_rng(5)
-    for _ in range(40):
-        count, seed = int(rng.integers(1, 40)), int(rng.integers(0, 5))
-        whole = stream_indices(count, seed, 0, 200)
-        cuts = np.unique(np.concatenate([[0, 200], rng.integers(1, 200, rng.integers(0, 12))]))
-        pieces = [stream_indices(count, seed, int(a), int(b)) for a, b in pairwise(cuts)]
-        np.testing.assert_array_equal(np.concatenate(pieces), whole)
-
-
-def test_stream_is_not_changed_by_writing_into_a_slice_of_it() -> None:
-    before = stream_indices(10, 0, 0, 10).copy()
-    stream_indices(10, 0, 0, 10)[:] = 0  # the permutation is cached
-    np.testing.assert_array_equal(stream_indices(10, 0, 0, 10), before)
-
-
-def test_stream_data_set_smaller_than_a_batch_repeats_every_image(tmp_path: Path, images: np.ndarray) -> None:
-    write(tmp_path, images[:3], 2)
-    indices = stream_indices(3, 0, 16, 32)
-    assert indices.shape == (16,)
-    assert set(np.bincount(indices, minlength=3)) <= {5, 6}  # 16 positions are at least 4 whole epochs and two part ones
-    np.testing.assert_array_equal(ImageShards(tmp_path).gather(indices), images[indices])
 
 
 def test_spread_of_sorted_images_holds_every_kind_in_its_share(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from vae.config import FitConfig
-from vae.data import ImageShards, ShardWriter, stream_indices
+from vae.data import ImageShards, ShardWriter
 from vae.images import to_model_range
 from vae.loader import Loader
+from vae.order import stream_indices
 
 CPU = torch.device("cpu")
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from vae import run
 from vae.augment import OnTheFly, augmented
 from vae.config import FitConfig, ModelConfig
-from vae.data import ImageShards, stream_indices
+from vae.data import ImageShards
 from vae.errors import StoppedError
 from vae.images import to_model_range
 from vae.models import build
+from vae.order import stream_indices
 from vae.trainer import fit
 from vae.validation import bound
 
