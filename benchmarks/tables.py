@@ -140,11 +140,72 @@ def serving() -> str:
     return _lines(("", "measured", "ratio"), rows)
 
 
+def two_hosts() -> str:
+    """Steps across two hosts, measured and foretold."""
+    rows = []
+    for name, found in _read("scaling").get("two-hosts", {}).items():
+        if name == "machine":
+            continue
+        network, megabits = name.split(", ")
+        cable = "as it is" if megabits == "0" else f"{megabits} Mbit/s"
+        told = found["foretold"]
+        rows.append((
+            network, cable, f"{1000 * found['measured_s']:.0f}", f"{1000 * told['seconds']:.0f}", f"{100 * found['error']:+.0f} %",
+            f"{100 * told['reduce_s'] / told['seconds']:.0f} %",
+        ))  # fmt: skip
+    return _lines(("network", "cable", "measured, ms", "foretold, ms", "error", "of it all-reduce"), rows)
+
+
+def _models() -> dict[str, Any]:
+    found = {name: told for name, told in _read("scaling").get("prediction", {}).items() if name != "machine"}
+    return dict(sorted(found.items(), key=lambda pair: pair[1]["parameters"]))
+
+
+def _by_number(found: dict[str, Any]) -> dict[str, Any]:
+    return dict(sorted(found.items(), key=lambda pair: int(pair[0])))
+
+
+def scaling() -> str:
+    """What the model says of clusters of GPUs."""
+    models, rows = _models(), []
+    for name, told in models.items():
+        for workers, step in _by_number(told["weak"]).items():
+            head = (f"{name}: {told['parameters'] / 1e6:.0f} M parameters, {told['images_per_gpu']} images a GPU",)
+            rows.append((
+                *(head if workers == "1" else ("",)), workers, f"{1000 * step['seconds']:.1f}", f"{step['images_per_second']:,.0f}",
+                f"{100 * step['efficiency']:.0f} %", step["first"] if workers != "1" else "",
+            ))  # fmt: skip
+    table = _lines(("model", "GPUs", "step, ms", "images/s", "efficiency", "costs the most beside computing"), rows)
+    known = next(iter(models.values()))["at_512_images_per_second"] if models else {}
+    settings = sorted(known, key=lambda setting: (setting.startswith("and"), known[setting]))
+    moved = [
+        (setting, *(f"{told['at_512_images_per_second'][setting]:,.0f}" for told in models.values())) for setting in settings
+    ]
+    return f"{table}\n\n{_lines(('images/s of 512 GPUs', *models), moved)}"
+
+
+def fixed_batch() -> str:
+    """The same with the batch of eight GPUs shared out among more of them."""
+    models = _models()
+    rows = [
+        (
+            name,
+            *(
+                f"{step['images_per_second']:,.0f} ({100 * step['efficiency']:.0f} %)"
+                for step in _by_number(told["strong"]).values()
+            ),
+        )
+        for name, told in models.items()
+    ]
+    return _lines(("images/s (of eight GPUs' efficiency)", "8 GPUs", "64", "512"), rows)
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": results, "quality": quality},
     "docs/samplers.md": {"priors": priors},
     "docs/search.md": {"search": search},
     "docs/serving.md": {"serving": serving},
+    "docs/scaling.md": {"two-hosts": two_hosts, "scaling": scaling, "fixed-batch": fixed_batch},
 }
 
 

@@ -1,9 +1,8 @@
-"""Two hosts with addresses of their own on this machine: network namespaces joined by a cable that can be pulled."""
+"""Two hosts with addresses of their own on this machine, and Ray on them."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,54 +10,23 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.hosts import Pair
 from raylets import RAY_START, end, start
 
-CABLE, PORT = "host0", 6390
+PORT = 6390
 
 
-def permitted() -> bool:
-    """Whether this user may make network namespaces."""
-    if os.geteuid() != 0 or not shutil.which("ip"):
-        return False
-    name = f"probe{os.getpid()}"
-    if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
-        return False
-    return subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False).returncode == 0
-
-
-class Hosts:
-    """The names of both, their addresses, and Ray on them: the first has the head and two processors, the second has one."""
+class Hosts(Pair):
+    """Two hosts with Ray: the first has the head and two processors, the second has one."""
 
     def __init__(self, folder: Path, token: dict[str, str]) -> None:
-        self.names = [f"v{letter}{os.getpid()}" for letter in "ab"]
-        self.addresses, self._folder, self._token = ["10.77.0.1", "10.77.0.2"], folder, token
+        super().__init__()
+        self._folder, self._token = folder, token
         self.rays: list[subprocess.Popen] = []
 
     @property
     def ray_address(self) -> str:
         return f"{self.addresses[0]}:{PORT}"
-
-    def _ip(self, *arguments: str) -> None:
-        subprocess.run(["ip", *arguments], check=True, capture_output=True)
-
-    def join(self) -> None:
-        """Make both and lay the cable."""
-        first, second = self.names
-        for name in self.names:
-            self._ip("netns", "add", name)
-        self._ip("link", "add", CABLE, "netns", first, "type", "veth", "peer", "name", CABLE, "netns", second)
-        for name, address in zip(self.names, self.addresses, strict=True):
-            self._ip("-n", name, "addr", "add", f"{address}/24", "dev", CABLE)
-            for device in ("lo", CABLE):
-                self._ip("-n", name, "link", "set", device, "up")
-
-    def cut(self) -> None:
-        """Pull the cable."""
-        self._ip("-n", self.names[1], "link", "set", CABLE, "down")
-
-    def on(self, host: int, *command: str) -> list[str]:
-        """The command, to be run on one of them."""
-        return ["ip", "netns", "exec", self.names[host], *command]
 
     def start_ray(self, hidden: Path | None = None) -> None:
         """Ray on both; the second one sees an empty folder where ``hidden`` is."""
@@ -84,8 +52,7 @@ class Hosts:
 
     def end(self) -> None:
         end(self.rays)
-        for name in self.names:
-            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+        super().end()
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hosts import CABLE, permitted, two_hosts
+from benchmarks.hosts import CABLE, permitted
+from hosts import two_hosts
 from workspace import LONG, START_SECONDS, Workspace, one_line
 
 pytestmark = pytest.mark.skipif(not permitted(), reason="network namespaces are not permitted here")
