@@ -7,6 +7,7 @@ import math
 import socket
 import statistics
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,14 +16,18 @@ import torch.distributed as dist
 from vae.distributed import rank, world_size
 
 SLOW = 1.5  # times the others' time that is worth a word
+LEAST, LEAST_SECONDS, LAST = 3, 0.5, 64  # a rank is judged by so many times, and seconds in all, of the last ones
 log = logging.getLogger(__name__)
 
 
 class Pace:
-    """Seconds that each rank takes for the same work; what is slow is told once."""
+    """Seconds that each rank takes for the same work, at its best of the last few times: chance only ever adds to them.
+
+    What is slow is told once.
+    """
 
     def __init__(self) -> None:
-        self._seconds: list[float] = []
+        self._seconds: deque[float] = deque(maxlen=LAST)
         self._told: set[int] = set()
 
     @contextmanager
@@ -33,19 +38,19 @@ class Pace:
         self._seconds.append((time.perf_counter() - started) / parts)
 
     def tell(self) -> None:
-        """Log which ranks took longer since the last call, by their medians; all ranks call it."""
-        own, self._seconds = (statistics.median(self._seconds) if self._seconds else math.nan), []
+        """Log which ranks take longer than the others; all ranks call it."""
+        own = min(self._seconds) if len(self._seconds) >= LEAST else math.nan
         if world_size() == 1:
             return
-        every: list[tuple[float, str]] = [(math.nan, "")] * world_size()
-        dist.all_gather_object(every, (own, socket.gethostname()))
+        every: list[tuple[float, float, str]] = [(math.nan, 0.0, "")] * world_size()
+        dist.all_gather_object(every, (own, sum(self._seconds), socket.gethostname()))
         if rank() == 0:
-            for number, times in slower([seconds for seconds, _ in every]).items():
-                if number not in self._told:
+            for number, times in slower([seconds for seconds, _, _ in every]).items():
+                if number not in self._told and every[number][1] >= LEAST_SECONDS:
                     self._told.add(number)
                     log.warning(
                         "rank %d on %s takes %.1f times as long as the others for the same work, and every step waits for it",
-                        number, every[number][1], times,
+                        number, every[number][2], times,
                     )  # fmt: skip
 
 
