@@ -6,13 +6,11 @@ The profile is ``infra/ray/laptop.yaml`` or the file named by ``VAELINE_CLUSTER`
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import os
 import re
 import socket
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import Any
 
 from pipeline import params
 from pipeline.errors import BadConfigError, InputMissingError, UnavailableError
+from pipeline.nodes import check_nodes
 from pipeline.paths import Paths
 from vae.schema import field
 
@@ -41,7 +40,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-ANSWER_SECONDS, SEEN_SECONDS, JOIN_SECONDS = 5, 60, 15
+ANSWER_SECONDS, JOIN_SECONDS = 5, 15
 SETTINGS = ("NCCL_", "GLOO_", "TORCH_", "FI_", "UCX_")
 log = logging.getLogger("pipeline.cluster")
 
@@ -174,7 +173,7 @@ def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
     try:
         _wait_for(profile, workers, JOIN_SECONDS if profile.joined else 0)
         if profile.joined:
-            _same_workspace(paths)
+            check_nodes(paths)
         yield
     finally:
         ray.shutdown()
@@ -192,54 +191,6 @@ def _wait_for(profile: Profile, workers: int, seconds: float) -> None:
             if time.monotonic() >= deadline:
                 raise
         time.sleep(0.2)
-
-
-def _sources() -> str:
-    """sha256 of the code that this process runs."""
-    import pipeline
-    import vae
-
-    folders = [Path(str(package.__file__)).parent for package in (pipeline, vae)]
-    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
-
-
-def _seen(code: str, mark: str) -> str:
-    """What is wrong with the workspace as this node sees it, or ''."""
-    if not Path(mark).exists():
-        return f"does not see {Path(mark).parent.parent}"
-    return "" if _sources() == code else "runs other code"
-
-
-def _same_workspace(paths: Paths) -> None:
-    """BadConfigError with every node that does not see this workspace under this path, or would run other code."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    nodes = {each["NodeID"]: each["NodeManagerAddress"] for each in ray.nodes() if each["Alive"]}
-    paths.work.mkdir(parents=True, exist_ok=True)
-    code = _sources()
-    mark = paths.work / f"seen-{uuid.uuid4().hex}"
-    mark.touch()
-    try:
-        look = ray.remote(num_cpus=0, max_retries=0)(_seen)
-        asked = {
-            node: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(code, str(mark))
-            for node in nodes
-        }
-        wrong = [
-            f"{nodes[node]} {told}"
-            for node, told in zip(asked, ray.get(list(asked.values()), timeout=SEEN_SECONDS), strict=True)
-            if told
-        ]
-    except (ray.exceptions.RayError, TimeoutError) as error:
-        raise UnavailableError(f"a node of the cluster does not answer: {' '.join(str(error).split())[:200]}") from None
-    finally:
-        mark.unlink()
-    if wrong:
-        raise BadConfigError(
-            f"the workspace {paths.root} must lie on storage that all nodes see under this path: {'; '.join(wrong)} (docs/cluster.md)"
-        )
 
 
 def _gpus() -> int:

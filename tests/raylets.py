@@ -48,12 +48,15 @@ def end(processes: Iterable[subprocess.Popen]) -> None:
 
 
 @contextmanager
-def cluster(folder: Path, token: dict[str, str], nodes: int, dashboard: int = 0) -> Iterator[tuple[str, list[subprocess.Popen]]]:
-    """The address and the processes (the head first) of raylets with one CPU each; ``dashboard``: its port."""
+def cluster(
+    folder: Path, token: dict[str, str], nodes: int, dashboard: int = 0, client: int = 0
+) -> Iterator[tuple[str, list[subprocess.Popen]]]:
+    """The address and the processes (the head first) of raylets with one CPU each; ``dashboard``, ``client``: ports."""
     port = free_port()
     head = ["--head", "--port", str(port), "--node-ip-address", "127.0.0.1", "--temp-dir", str(folder)]
     head += ["--include-dashboard", "true" if dashboard else "false"]
     head += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)] if dashboard else []
+    head += ["--ray-client-server-port", str(client)] if client else []
     processes: list[subprocess.Popen] = []
     try:
         for number in range(nodes):

@@ -30,7 +30,7 @@ WAIVED = {
 def closure() -> dict[str, Distribution]:
     """Every distribution that the project and its extras need here."""
     found: dict[str, Distribution] = {}
-    waiting = [("vaeline", frozenset({"dev", "export"}))]
+    waiting = [("vaeline", frozenset({"dev", "export", "ssh"}))]
     seen = set()
     while waiting:
         name, extras = waiting.pop()

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from raylets import cluster
-from workspace import LONG, Workspace, one_line
+from workspace import LONG, Workspace, free_port, one_line
 
 END_SECONDS = 240
 RAY = [str(Path(sys.executable).parent / "ray")]
@@ -74,6 +74,20 @@ def test_node_that_will_be_taken_away_is_left_with_a_checkpoint_of_that_step(
     left = re.search(r"stopped after step (\d+) of 400", output)
     assert left and f"resumed at step {left[1]} of 400" in output, output
     assert ready.weights_sha256() == uninterrupted
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_training_from_outside_through_rays_client_gives_the_same_weights(ready: Workspace, uninterrupted: str) -> None:
+    ready.set(LONG)
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    folder, port = Path("/tmp") / f"ray-{os.getpid()}-c", free_port()
+    while 10002 <= port <= 19999:  # Ray's own workers'
+        port = free_port()
+    folder.mkdir()
+    with cluster(folder, token, 2, client=port):
+        result = ready.stage("train", **token, RAY_ADDRESS=f"ray://127.0.0.1:{port}")
+    assert result.returncode == 0 and ready.weights_sha256() == uninterrupted, result.stderr
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from sftp import sftp_server
 from vae.artefact import load_artefact
 from vae.files import read_json, read_manifest
 from workspace import Workspace, free_port, one_line
@@ -397,15 +400,35 @@ def test_search_with_a_worker_group_per_trial_finds_the_same_as_with_single_work
     np.testing.assert_allclose(scores[0]["elbo_nats"], scores[1]["elbo_nats"], rtol=1e-3)
 
 
-def test_second_clone_pulls_from_the_remote_and_has_nothing_to_do(done: Workspace, tmp_path: Path) -> None:
-    first, remote = done.copied(tmp_path / "first"), tmp_path / "remote"
-    assert first.run(sys.executable, "-m", "dvc", "remote", "add", "-d", "team", str(remote)).returncode == 0
-    assert first.run(sys.executable, "-m", "dvc", "push").returncode == 0
+@contextmanager
+def _remote(kind: str, folder: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The address of a DVC remote, and what each clone has to set for it by itself."""
+    if kind == "folder":
+        yield str(folder), ()
+        return
+    with sftp_server(folder) as (port, key):
+        yield f"ssh://team@127.0.0.1:{port}/store", ("remote", "modify", "--local", "team", "keyfile", str(key))
+
+
+@pytest.mark.parametrize("kind", ["folder", "ssh"])
+def test_second_clone_pulls_from_the_remote_and_has_nothing_to_do(done: Workspace, tmp_path: Path, kind: str) -> None:
+    with _remote(kind, tmp_path / "remote") as (address, own):
+        _second_clone(done, tmp_path, address, own)
+    assert any(path.is_file() for path in (tmp_path / "remote").rglob("files/md5/*/*"))
+
+
+def _second_clone(done: Workspace, tmp_path: Path, address: str, own: tuple[str, ...]) -> None:
+    first = done.copied(tmp_path / "first")
+    assert first.run(sys.executable, "-m", "dvc", "remote", "add", "-d", "team", address).returncode == 0
+    assert not own or first.run(sys.executable, "-m", "dvc", *own).returncode == 0
+    pushed = first.run(sys.executable, "-m", "dvc", "push")
+    assert pushed.returncode == 0, pushed.stderr
     commit = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "a run")
     assert first.run("git", "add", "-A").returncode == first.run(*commit).returncode == 0
     second = Workspace.__new__(Workspace)
     second.root = tmp_path / "second"
     assert first.run("git", "clone", "-q", str(first.root), str(second.root)).returncode == 0
+    assert not own or second.run(sys.executable, "-m", "dvc", *own).returncode == 0
     pulled = second.run(sys.executable, "-m", "dvc", "pull")
     assert pulled.returncode == 0, pulled.stderr
     repro = second.run(sys.executable, "-m", "dvc", "repro")
