@@ -14,6 +14,7 @@ from pipeline import reference
 from pipeline.cli.app import ended
 from pipeline.cli.files import STANDARD, check_output, read_images, write_images
 from pipeline.cli.latents import read_latents
+from pipeline.dataset import CARD, FORMS, MOST, Dataset, ordered
 from pipeline.errors import BadConfigError
 from pipeline.paths import Paths
 from pipeline.registry import CHAMPION
@@ -65,14 +66,19 @@ def sample(
     seed: Seed = 0,
     temperature: Annotated[float, typer.Option(help="below 1: nearer to the usual, less variety")] = 1.0,
     label: Label = None,
+    dataset: Annotated[
+        str, typer.Option(help="folder or parquet: write a data set with labels and a card, of any size, in a folder of its own")
+    ] = "",
     out: Out = "samples.png",
 ) -> None:
     """Draw new images.
 
-    vae sample 64 --seed 3 -o faces.png · vae sample 1000 -o folder · vae sample 1 -o - | display
+    vae sample 64 --seed 3 -o faces.png · vae sample 100000 --dataset folder -o shapes · vae sample 1 -o - | display
     """
 
     def work() -> None:
+        if dataset:
+            return _dataset(n, model, seed, temperature, label, dataset, out)
         check_output(out)
         if not 1 <= n <= MOST_IMAGES:
             raise BadConfigError(f"n is {n}: 1 to {MOST_IMAGES} images are drawn at a time")
@@ -83,6 +89,20 @@ def sample(
         _written(called, generator, drawn, out, COLUMNS)
 
     ended("sample", work)
+
+
+def _dataset(n: int, model: str, seed: int, temperature: float, label: str | None, form: str, out: str) -> None:
+    problems = [f"--dataset {form}: {' or '.join(FORMS)}"] if form not in FORMS else []
+    problems += [f"n is {n}: 1 to {MOST} images make a data set"] if not 1 <= n <= MOST else []
+    problems += [f"--temperature is {temperature}: 0 (the mean) to 100"] if not 0 <= temperature <= 100 else []
+    problems += ["--label: a data set has all of a model's labels"] if label is not None else []
+    problems += [f"--seed is {seed}: 0 or more"] if seed < 0 else []
+    problems += [f"--out {out}: a data set is a folder, its name has no suffix"] if out == STANDARD or Path(out).suffix else []
+    if problems:
+        raise BadConfigError("\n".join(problems))
+    called, generator = reference.load(model, Paths.here())
+    drawn = Dataset(Path(out), ordered(called, generator, n, seed, temperature, form), generator).write()
+    print(f"{called} drew {drawn} of {n} images now: {out}, {CARD} says what they are", file=sys.stderr)
 
 
 def reconstruct(images: Images, model: Model = CHAMPION, label: Label = None, out: Out = "reconstructions.png") -> None:
