@@ -87,7 +87,7 @@ def compute(work: Path) -> dict[str, Any]:
 
 def _across(hosts: Pair, what: str, case: Case) -> list[Any]:
     with socket.socket() as free:
-        free.bind(("", 0))
+        free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     named = ["env", f"GLOO_SOCKET_IFNAME={CABLE}"]
     return _answers([
@@ -172,7 +172,8 @@ def prediction(work: Path) -> dict[str, Any]:
     for name, (what, images) in SIZES.items():
         sizes, flops = size_of(what)
         weak = {workers: foretold(what, images, workers) for workers in WORKERS}
-        fewer = {workers: foretold(what, max(1, images * 8 // workers), workers) for workers in WORKERS if workers >= 8}
+        shares = {workers: max(1, images * 8 // workers) for workers in WORKERS if workers >= 8}
+        fewer = {n: n * each / foretold(what, each, n).seconds for n, each in shares.items()}  # images/s
         slow = replace(CACHED, between=Link(GPUS.between.latency_s, GPUS.between.bytes_per_s / 2))
         moved = {
             "one storage for all": weak[512],
@@ -187,8 +188,8 @@ def prediction(work: Path) -> dict[str, Any]:
             "parameters": sum(sizes) // 4, "gflop_per_image": round(flops / 1e9, 2), "images_per_gpu": images,
             "weak": {str(n): {**asdict(s), "first": s.first, "images_per_second": n * images / s.seconds,
                               "efficiency": weak[1].seconds / s.seconds} for n, s in weak.items()},
-            "strong": {str(n): {"images_per_gpu": max(1, images * 8 // n), "images_per_second": n * max(1, images * 8 // n) / s.seconds,
-                                "efficiency": fewer[8].seconds * 8 / (s.seconds * n)} for n, s in fewer.items()},
+            "strong": {str(n): {"images_per_gpu": shares[n], "images_per_second": speed,
+                                "efficiency": speed / n / (fewer[8] / 8)} for n, speed in fewer.items()},
             "at_512_images_per_second": {k: 512 * best.get(k, images) / s.seconds for k, s in moved.items()},
         }  # fmt: skip
     _draw(found)
