@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raylets import cluster
+from raylets import cluster, end
 from workspace import LONG, Workspace, free_port, one_line
 
 END_SECONDS = 240
@@ -73,6 +73,24 @@ def test_node_that_will_be_taken_away_is_left_with_a_checkpoint_of_that_step(
     assert "a node will be taken away: stopped after step" in output, output
     left = re.search(r"stopped after step (\d+) of 400", output)
     assert left and f"resumed at step {left[1]} of 400" in output, output
+    assert ready.weights_sha256() == uninterrupted
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_lost_head_ends_the_command_which_goes_on_elsewhere(ready: Workspace, uninterrupted: str) -> None:
+    ready.set(LONG)
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    folder = Path("/tmp") / f"ray-{os.getpid()}-h"
+    folder.mkdir()
+    with cluster(folder, token, 3) as (address, nodes):
+        process = ready.start_training(**token, RAY_ADDRESS=address)
+        end(nodes[:1])
+        output, _ = process.communicate(timeout=END_SECONDS)
+        assert process.returncode in (69, 70), output
+        assert "Traceback" not in output and output.count("train: error: ") == 1, output
+    result = ready.stage("train")
+    assert result.returncode == 0 and "resumed at step" in result.stderr, result.stderr
     assert ready.weights_sha256() == uninterrupted
 
 
