@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 IMAGES ?=
 CLUSTER ?=
+RECIPE ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -22,8 +23,8 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY) ## the virtual environment with pinned dependencies
 
-run: $(READY) ## the whole pipeline; IMAGES=folder, archive or list of links; CLUSTER=auto, host:port, a profile (infra/ray)
-	@python -m pipeline.run $(if $(IMAGES),--images '$(IMAGES)') $(if $(CLUSTER),--cluster '$(CLUSTER)')
+run: $(READY) ## the whole pipeline; IMAGES=folder, archive or links; CLUSTER=auto, host:port, a profile (infra/ray); RECIPE=a name in recipes/
+	@python -m pipeline.run $(if $(IMAGES),--images '$(IMAGES)') $(if $(CLUSTER),--cluster '$(CLUSTER)') $(if $(RECIPE),--recipe '$(RECIPE)')
 
 test: $(READY) ## the tests that take minutes
 	@python -m pytest -q -m "not slow"

@@ -169,6 +169,27 @@ def edited(text: str, values: dict[str, Any]) -> str:
     return text
 
 
+def overlay(path: Path, text: str) -> dict[str, Any]:
+    """What a YAML file changes in a params file's ``text``, by dotted key; BadConfigError with every key that is not there."""
+    node, document = _document(read_text(path), path.name)
+    problems, known, values = _repeated(node), _document(text, "params.yaml")[1], {}
+    for section, inside in document.items():
+        if not isinstance(inside, dict):
+            problems.append(Problem(str(section), "is no section with keys in it"))
+            continue
+        there = known.get(section, {})
+        for key, value in inside.items():
+            name = f"{section}.{key}"
+            if key in there:
+                if there[key] != value:
+                    values[name] = value
+                continue
+            close = difflib.get_close_matches(str(key), list(there), n=1)
+            problems.append(Problem(name, "unknown key" + (f"; did you mean {close[0]!r}?" if close else "")))
+    _refuse(problems, node, path.name)
+    return values
+
+
 def load(path: Path, keys: tuple[str, ...]) -> SimpleNamespace:
     """The sections (``train``) and single keys (``base.seed``) of ``keys`` from a params file that is valid as a whole."""
     everything = check(read_text(path), path.name)

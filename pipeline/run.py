@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from pipeline import graph, images, params
+from pipeline import graph, images, params, recipe
 from pipeline.cluster import check_local, load_profile, meant
 from pipeline.console import set_up_logging
 from pipeline.paths import DECISION, DOCTOR, METRICS, Paths
@@ -72,6 +72,7 @@ def main() -> None:
         default="",
         help="local, auto, host:port or ray://host:port, or a profile as infra/ray/gpus.yaml: where it runs",
     )
+    parser.add_argument("--recipe", default="", help="a name in recipes/, or a .yaml file: written into params.yaml first")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     arguments = parser.parse_args()
     paths, started, codes = Paths.here(), time.monotonic(), []
@@ -82,9 +83,10 @@ def main() -> None:
     def work() -> None:
         if arguments.cluster:
             os.environ.update(meant(arguments.cluster, paths))
-        if arguments.images:
-            for key, value in images.use(arguments.images, paths).items():
-                print(f"params.yaml: {key} = {value}", file=sys.stderr)
+        changes = images.use(arguments.images, paths) if arguments.images else {}
+        changes |= recipe.use(arguments.recipe, paths) if arguments.recipe else {}
+        for key, value in changes.items():
+            print(f"params.yaml: {key} = {value}", file=sys.stderr)
         registry = _before(paths)
         codes.append(graph.repro(paths))
         if codes[0] == 0 and not registry.versions():  # DVC cannot know that a store was removed, or another one set
