@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks import recipe_tables
+from benchmarks.markdown import lines, read
 from benchmarks.rows import RESULTS, ROOT
 from vae.files import write_text
 
@@ -27,15 +29,6 @@ SEARCHED = {"sprites": "sprites", "mnist": "MNIST"}
 WHO = ("ours", "pythae normal", "pythae mixture", "real test images")
 
 
-def _read(name: str) -> dict[str, Any]:
-    path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _lines(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ("---",) * len(head), *rows))
-
-
 def results() -> str:
     """A line for each data set that ``make run`` was run on (benchmarks/showcase.py)."""
     every = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))]
@@ -47,7 +40,7 @@ def results() -> str:
 
     rows = [(result["title"], *(cell(result, column) for column in COLUMNS)) for result in runs]
     machines = ", ".join(sorted({result["machine"] for result in runs}))
-    return f"{_lines(('data', *(name.replace('_', ' ') for name in COLUMNS)), rows)}\n\nMeasured on: {machines}."
+    return f"{lines(('data', *(name.replace('_', ' ') for name in COLUMNS)), rows)}\n\nMeasured on: {machines}."
 
 
 def _of_samples(found: dict[str, Any], minutes: float) -> list[tuple[str, ...]]:
@@ -65,7 +58,7 @@ def _of_samples(found: dict[str, Any], minutes: float) -> list[tuple[str, ...]]:
 
 def quality() -> str:
     """Every row of benchmarks/quality.py that was measured."""
-    found, rows = _read("quality"), []
+    found, rows = read("quality"), []
     for name, values in found.items():
         data, _, kind = name.partition("-")
         place = " (accelerator)" if kind.endswith("gpu") else ""
@@ -85,24 +78,24 @@ def quality() -> str:
             rows.append((title, "MIG / FactorVAE score", told, "", "", ""))
     machines = ", ".join(sorted({values["machine"] for values in found.values()}))
     head = ("data, budget", "measure", "ours", "pythae, N(0, I)", "pythae, its mixture", "real test images")
-    return f"{_lines(head, rows)}\n\nMeasured on: {machines}."
+    return f"{lines(head, rows)}\n\nMeasured on: {machines}."
 
 
 def priors() -> str:
     """Every latent prior on every density of benchmarks/priors.py."""
-    found, rows = _read("priors"), []
+    found, rows = read("priors"), []
     for key, title in LATENTS.items():
         of_density = {name: value for name, value in found[key].items() if isinstance(value, dict) and "2000" in value}
         for i, (name, by_count) in enumerate(of_density.items()):
             numbers = [f"{by_count[n][what]:g}" for what in ("seconds", "nats_lost") for n in ("10000", "2000")]
             rows.append((title if not i else "", name, *numbers))
-    return _lines(("latents", "prior", "seconds, N = 10,000", "N = 2,000", "nats lost, N = 10,000", "N = 2,000"), rows)
+    return lines(("latents", "prior", "seconds, N = 10,000", "N = 2,000", "nats lost, N = 10,000", "N = 2,000"), rows)
 
 
 def search() -> str:
     """A line for each data set on which the search was compared with the full grid."""
     rows = []
-    for name, found in _read("tune").items():
+    for name, found in read("tune").items():
         if "behind" in found:
             spread = f"{100 * min(found['behind']):+.1f} to {100 * max(found['behind']):+.1f} %"
             rows.append((
@@ -118,12 +111,12 @@ def search() -> str:
         "range",
         "the grid's best point, spread over seeds",
     )
-    return _lines(head, rows)
+    return lines(head, rows)
 
 
 def serving() -> str:
     """What serving costs."""
-    found = _read("serve")
+    found = read("serve")
     arrays, latency, singles = (found.get(name, {}) for name in ("arrays", "latency", "singles"))
     rows = []
     if arrays:
@@ -137,13 +130,13 @@ def serving() -> str:
     if singles:
         told = f"{singles['requests_per_second']:,} requests/s; `mlflow models serve` {singles['mlflow_requests_per_second']:,}"
         rows.append(("16 clients, one PNG each", told, f"{singles['ratio']:.2f}"))
-    return _lines(("", "measured", "ratio"), rows)
+    return lines(("", "measured", "ratio"), rows)
 
 
 def two_hosts() -> str:
     """Steps across two hosts, measured and foretold."""
     rows = []
-    for name, found in _read("scaling").get("two-hosts", {}).items():
+    for name, found in read("scaling").get("two-hosts", {}).items():
         if name == "machine":
             continue
         network, megabits = name.split(", ")
@@ -153,11 +146,11 @@ def two_hosts() -> str:
             network, cable, f"{1000 * found['measured_s']:.0f}", f"{1000 * told['seconds']:.0f}", f"{100 * found['error']:+.0f} %",
             f"{100 * told['reduce_s'] / told['seconds']:.0f} %",
         ))  # fmt: skip
-    return _lines(("network", "cable", "measured, ms", "foretold, ms", "error", "of it all-reduce"), rows)
+    return lines(("network", "cable", "measured, ms", "foretold, ms", "error", "of it all-reduce"), rows)
 
 
 def _models() -> dict[str, Any]:
-    found = {name: told for name, told in _read("scaling").get("prediction", {}).items() if name != "machine"}
+    found = {name: told for name, told in read("scaling").get("prediction", {}).items() if name != "machine"}
     return dict(sorted(found.items(), key=lambda pair: pair[1]["parameters"]))
 
 
@@ -175,13 +168,13 @@ def scaling() -> str:
                 *(head if workers == "1" else ("",)), workers, f"{1000 * step['seconds']:.1f}", f"{step['images_per_second']:,.0f}",
                 f"{100 * step['efficiency']:.0f} %", step["first"] if workers != "1" else "",
             ))  # fmt: skip
-    table = _lines(("model", "GPUs", "step, ms", "images/s", "efficiency", "costs the most beside computing"), rows)
+    table = lines(("model", "GPUs", "step, ms", "images/s", "efficiency", "costs the most beside computing"), rows)
     known = next(iter(models.values()))["at_512_images_per_second"] if models else {}
     settings = sorted(known, key=lambda setting: (setting.startswith("and"), known[setting]))
     moved = [
         (setting, *(f"{told['at_512_images_per_second'][setting]:,.0f}" for told in models.values())) for setting in settings
     ]
-    return f"{table}\n\n{_lines(('images/s of 512 GPUs', *models), moved)}"
+    return f"{table}\n\n{lines(('images/s of 512 GPUs', *models), moved)}"
 
 
 def fixed_batch() -> str:
@@ -197,7 +190,7 @@ def fixed_batch() -> str:
         )
         for name, told in models.items()
     ]
-    return _lines(("images/s (of eight GPUs' efficiency)", "8 GPUs", "64", "512"), rows)
+    return lines(("images/s (of eight GPUs' efficiency)", "8 GPUs", "64", "512"), rows)
 
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
@@ -206,6 +199,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/search.md": {"search": search},
     "docs/serving.md": {"serving": serving},
     "docs/scaling.md": {"two-hosts": two_hosts, "scaling": scaling, "fixed-batch": fixed_batch},
+    "docs/best-of-n.md": {"best-of": recipe_tables.best_of},
 }
 
 

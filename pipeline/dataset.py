@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,23 +40,28 @@ class Order:
     images: int
     seed: int
     temperature: float
+    kept: str  # of how many candidates which
     form: str
 
 
-def ordered(called: str, generator: Generator, images: int, seed: int, temperature: float, form: str) -> Order:
+Draw = Callable[[int, int, float], np.ndarray]  # so many images for a seed at a temperature
+
+
+def ordered(called: str, generator: Generator, images: int, seed: int, temperature: float, kept: str, form: str) -> Order:
     """The order of so many images of a model."""
     draws = hashlib.sha256(generator.sample(PROBE, 0).tobytes()).hexdigest()
-    return Order(called, draws, images, seed, temperature, form)
+    return Order(called, draws, images, seed, temperature, kept, form)
 
 
 class Dataset:
     """The data set of an order in a folder, which is empty or holds a part of the very same one.
 
-    BadConfigError where it holds anything else.
+    ``draw`` draws the images of a part, of the classes that the model has for its seed. BadConfigError where the folder holds anything
+    else.
     """
 
-    def __init__(self, folder: Path, order: Order, generator: Generator) -> None:
-        self._folder, self._order, self._generator = folder, order, generator
+    def __init__(self, folder: Path, order: Order, generator: Generator, draw: Draw) -> None:
+        self._folder, self._order, self._generator, self._draw = folder, order, generator, draw
         self._names: list[str] = generator.contract["labels"] if generator.config.classes else []
         told, ours = folder / DESCRIPTION, asdict(order)
         if told.exists():
@@ -99,7 +105,7 @@ class Dataset:
         return [""] * self._count(part) if label_N is None else [self._names[label] for label in label_N.tolist()]
 
     def _images(self, part: int) -> list[bytes]:
-        drawn = self._generator.sample(self._count(part), self._seed(part), self._order.temperature)
+        drawn = self._draw(self._count(part), self._seed(part), self._order.temperature)
         return [_png(picture) for picture in pictures(drawn, self._generator.contract["mode"])]
 
     def _files(self, part: int) -> list[str]:
@@ -117,9 +123,8 @@ class Dataset:
         else:
             for folder in {name.partition("/")[0] for name in names}:
                 (self._folder / folder).mkdir(exist_ok=True)
-            for name, content in zip(
-                names, contents, strict=True
-            ):  # a part that was cut off is written again, with the same bytes
+            # A part that was cut off is written again, with the same bytes.
+            for name, content in zip(names, contents, strict=True):
                 (self._folder / name).write_bytes(content)
         (self._folder / DONE / f"{part:06d}").touch()
         return len(names)
@@ -134,8 +139,8 @@ class Dataset:
                     rows.writerow([part * PART_IMAGES + place, name, width, height, label])
 
     def _write_card(self) -> None:
-        first = self._generator.sample(min(SHOWN, self._count(0)), self._seed(0), self._order.temperature)
-        save_png(grid(first, COLUMNS, mode=self._generator.contract["mode"]), self._folder / CONTACT)
+        first = self._draw(self._count(0), self._seed(0), self._order.temperature)
+        save_png(grid(first[:SHOWN], COLUMNS, mode=self._generator.contract["mode"]), self._folder / CONTACT)
         counts: dict[str, int] = {}
         for part in range(-(-self._order.images // PART_IMAGES)):
             for label in self._labels(part):
@@ -173,6 +178,7 @@ Drawn by a variational autoencoder; none is a photograph of anything. Looks: `{C
 | what it draws for seed 0 | sha256 of {PROBE} images: {order.draws_sha256} |
 | trained on | the data set whose manifest has sha256 {trained} |
 | seed, temperature | {order.seed}, {order.temperature:g} |
+| of the candidates | {order.kept} |
 | images | {width} x {height} pixels, {"L" if mode == "L" else "RGB"} |
 | files | {where} |
 | hashes | `{MANIFEST}` |

@@ -147,6 +147,8 @@ def feature_scores(
             "density_real": lambda: real_manifold().density,
             "coverage": lambda: generated_manifold().coverage,
             "coverage_real": lambda: real_manifold().coverage,
+            "precision": lambda: generated_manifold().precision,
+            "precision_real": lambda: real_manifold().precision,
         }
     )
 

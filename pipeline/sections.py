@@ -190,6 +190,8 @@ class Evaluate:
     samples: int = field(low=1)
     importance_samples: int = field(low=1)
     importance_images: int = field(low=1)
+    best_of: int = field(low=1, high=256)
+    best_of_coverage: float = field(low=0, high=1)
     inception_weights: str
     inception_sha256: str
     must_be_healthy: bool

@@ -110,6 +110,11 @@ class Extractor(nn.Module):
         return self._of_each(images_NHWC, lambda x_NCHW: (self._raw(x_NCHW) - self.mean_F) / self.std_F)
 
     @torch.no_grad()
+    def log_probabilities(self, images_NHWC: np.ndarray | Tensor) -> Tensor:
+        """The log-probability (N, classes) of each class for each of uint8 images."""
+        return self._of_each(images_NHWC, lambda x_NCHW: F.log_softmax(self(x_NCHW), 1))
+
+    @torch.no_grad()
     def told(self, images_NHWC: np.ndarray | Tensor) -> Tensor:
         """The class (N,) that each of uint8 images seems to be of."""
         return self._of_each(images_NHWC, lambda x_NCHW: self(x_NCHW).argmax(1))

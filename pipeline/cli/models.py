@@ -1,4 +1,4 @@
-"""``vae sample``, ``reconstruct``, ``interpolate``, ``traverse``, ``denoise``, ``decode``: commands that draw. N images, D latents."""
+"""``vae reconstruct``, ``interpolate``, ``traverse``, ``denoise``, ``decode``: commands that draw. N images, D latents."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from pipeline import reference
 from pipeline.cli.app import ended
 from pipeline.cli.files import STANDARD, check_output, read_images, write_images
 from pipeline.cli.latents import read_latents
-from pipeline.dataset import CARD, FORMS, MOST, Dataset, ordered
 from pipeline.errors import BadConfigError
 from pipeline.paths import Paths
 from pipeline.registry import CHAMPION
-from vae.answers import MOST_IMAGES
 from vae.artefact import Generator
 from vae.denoise import LEAST_LEVELS, denoised, estimated_sigma
 from vae.use import class_number, interpolation, traversal
@@ -32,7 +30,7 @@ Seed = Annotated[int, typer.Option(help="the same seed gives the same pixels")]
 Label = Annotated[str | None, typer.Option(help="of this label (a model that was trained with fit.class_conditional)")]
 
 
-def _labels(generator: Generator, label: str | None, count: int) -> torch.Tensor | None:
+def labels_of(generator: Generator, label: str | None, count: int) -> torch.Tensor | None:
     """Class numbers of ``count`` images of one label; None where none is said."""
     if label is None:
         return None
@@ -48,61 +46,16 @@ def needed(generator: Generator, label: str | None, count: int) -> torch.Tensor 
         raise BadConfigError(
             f"--label is needed: the model is told the label of every image ({', '.join(generator.contract['labels'])})"
         )
-    return _labels(generator, label, count)
+    return labels_of(generator, label, count)
 
 
 def _mode(generator: Generator) -> str:
     return generator.contract["mode"]
 
 
-def _written(called: str, generator: Generator, images_NHWC: np.ndarray, out: str, columns: int) -> None:
+def written(called: str, generator: Generator, images_NHWC: np.ndarray, out: str, columns: int) -> None:
     told = write_images(images_NHWC, _mode(generator), out, columns)
     print(f"{called} drew {told}", file=sys.stderr)
-
-
-def sample(
-    n: Annotated[int, typer.Argument(help="images to draw")] = 64,
-    model: Model = CHAMPION,
-    seed: Seed = 0,
-    temperature: Annotated[float, typer.Option(help="below 1: nearer to the usual, less variety")] = 1.0,
-    label: Label = None,
-    dataset: Annotated[
-        str, typer.Option(help="folder or parquet: write a data set with labels and a card, of any size, in a folder of its own")
-    ] = "",
-    out: Out = "samples.png",
-) -> None:
-    """Draw new images.
-
-    vae sample 64 --seed 3 -o faces.png · vae sample 100000 --dataset folder -o shapes · vae sample 1 -o - | display
-    """
-
-    def work() -> None:
-        if dataset:
-            return _dataset(n, model, seed, temperature, label, dataset, out)
-        check_output(out)
-        if not 1 <= n <= MOST_IMAGES:
-            raise BadConfigError(f"n is {n}: 1 to {MOST_IMAGES} images are drawn at a time")
-        if not 0 <= temperature <= 100:
-            raise BadConfigError(f"--temperature is {temperature}: 0 (the mean) to 100")
-        called, generator = reference.load(model, Paths.here())
-        drawn = generator.sample(n, seed, temperature, _labels(generator, label, n))
-        _written(called, generator, drawn, out, COLUMNS)
-
-    ended("sample", work)
-
-
-def _dataset(n: int, model: str, seed: int, temperature: float, label: str | None, form: str, out: str) -> None:
-    problems = [f"--dataset {form}: {' or '.join(FORMS)}"] if form not in FORMS else []
-    problems += [f"n is {n}: 1 to {MOST} images make a data set"] if not 1 <= n <= MOST else []
-    problems += [f"--temperature is {temperature}: 0 (the mean) to 100"] if not 0 <= temperature <= 100 else []
-    problems += ["--label: a data set has all of a model's labels"] if label is not None else []
-    problems += [f"--seed is {seed}: 0 or more"] if seed < 0 else []
-    problems += [f"--out {out}: a data set is a folder, its name has no suffix"] if out == STANDARD or Path(out).suffix else []
-    if problems:
-        raise BadConfigError("\n".join(problems))
-    called, generator = reference.load(model, Paths.here())
-    drawn = Dataset(Path(out), ordered(called, generator, n, seed, temperature, form), generator).write()
-    print(f"{called} drew {drawn} of {n} images now: {out}, {CARD} says what they are", file=sys.stderr)
 
 
 def reconstruct(images: Images, model: Model = CHAMPION, label: Label = None, out: Out = "reconstructions.png") -> None:
@@ -155,8 +108,8 @@ def _beside(called: str, generator: Generator, before_NHWC: np.ndarray, after_NH
     """In a PNG what went in above what came out, elsewhere what came out."""
     if out == STANDARD or Path(out).suffix.lower() == ".png":
         columns = min(COLUMNS, len(before_NHWC))
-        return _written(called, generator, _above(before_NHWC, after_NHWC, columns), out, columns)
-    return _written(called, generator, after_NHWC, out, COLUMNS)
+        return written(called, generator, _above(before_NHWC, after_NHWC, columns), out, columns)
+    return written(called, generator, after_NHWC, out, COLUMNS)
 
 
 def _above(upper_NHWC: np.ndarray, lower_NHWC: np.ndarray, columns: int) -> np.ndarray:
@@ -186,7 +139,7 @@ def interpolate(
         _, pixels = read_images([first, second], generator)
         (a_D, b_D), _ = generator.encode(pixels, needed(generator, label, 2))
         z_ND = interpolation(a_D, b_D, steps, linear)
-        _written(called, generator, generator.decode(z_ND, _labels(generator, label, steps)), out, steps)
+        written(called, generator, generator.decode(z_ND, labels_of(generator, label, steps)), out, steps)
 
     ended("interpolate", work)
 
@@ -219,7 +172,7 @@ def traverse(
         (z_D,), _ = generator.encode(pixels, needed(generator, label, 1))
         end_D = torch.full((latents,), extent)
         z_ND = traversal(z_D, [int(part) for part in chosen], -end_D, end_D, steps)
-        _written(called, generator, generator.decode(z_ND, _labels(generator, label, len(z_ND))), out, steps)
+        written(called, generator, generator.decode(z_ND, labels_of(generator, label, len(z_ND))), out, steps)
 
     ended("traverse", work)
 
@@ -234,12 +187,12 @@ def decode(latents: Latents, model: Model = CHAMPION, label: Label = None, out: 
         check_output(out)
         called, generator = reference.load(model, Paths.here())
         z_ND = read_latents(latents, generator.model.latent_dim)
-        _written(called, generator, generator.decode(z_ND, needed(generator, label, len(z_ND))), out, COLUMNS)
+        written(called, generator, generator.decode(z_ND, needed(generator, label, len(z_ND))), out, COLUMNS)
 
     ended("decode", work)
 
 
 def add_to(app: typer.Typer) -> None:
     """Make the functions of this file commands."""
-    for command in (sample, reconstruct, interpolate, traverse, denoise, decode):
+    for command in (reconstruct, interpolate, traverse, denoise, decode):
         app.command()(command)

@@ -1,4 +1,4 @@
-"""Density and coverage (Naeem et al. 2020): do generated images lie where real ones do, and are all real ones reached?
+"""Density, coverage (Naeem et al. 2020) and precision: do generated images lie where real ones do, and are all real ones reached?
 
 N real, M generated images, D features. Each real image has a ball that reaches to its k-th nearest real neighbour.
 """
@@ -21,10 +21,11 @@ SAME = 1e-12  # of the squared lengths: nearer than this, features in single pre
 
 @dataclass(frozen=True)
 class Manifold:
-    """Density (1 is expected of a fresh sample of the same images; it has no upper end) and coverage (0 to 1)."""
+    """Density (1 is expected of a fresh sample of the same images; it has no upper end), coverage and precision (0 to 1)."""
 
     density: float
     coverage: float
+    precision: float
 
 
 def squared_distances(a_ND: Tensor, b_MD: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -46,6 +47,8 @@ def _squared_radii(real_ND: Tensor, neighbours: int) -> Tensor:
 def density_and_coverage(real_ND: Tensor, generated_MD: Tensor, neighbours: int = NEIGHBOURS) -> Manifold:
     """Density: real balls that a generated image lies in, over k, on average; coverage: share of real balls that hold a generated image.
 
+    Precision: share of generated images that lie in a real ball (Kynkäänniemi et al. 2019).
+
     A ball is without its border, but a copy of its centre is always in it, even where doubles of a real image leave it no radius.
     Coverage rises with M / N: compare values of equal counts only. TooFewSamplesError below ``MINIMUM_IMAGES`` on either side.
     """
@@ -55,9 +58,10 @@ def density_and_coverage(real_ND: Tensor, generated_MD: Tensor, neighbours: int 
     middle_D = real_ND.double().mean(0)  # distances stay as they are, and less of them cancels
     real_ND, generated_MD = real_ND.double() - middle_D, generated_MD.double() - middle_D
     radii_N = _squared_radii(real_ND, neighbours)
-    inside, reached_N = 0, torch.zeros(len(real_ND), dtype=torch.bool, device=real_ND.device)
+    inside, held, reached_N = 0, 0, torch.zeros(len(real_ND), dtype=torch.bool, device=real_ND.device)
     for squared_RN, rounding_RN in squared_distances(generated_MD, real_ND):
         inside_RN = (squared_RN < radii_N - rounding_RN) | (squared_RN == 0)
         inside += int(inside_RN.sum())
+        held += int(inside_RN.any(1).sum())
         reached_N |= inside_RN.any(0)
-    return Manifold(inside / (neighbours * len(generated_MD)), float(reached_N.double().mean()))
+    return Manifold(inside / (neighbours * len(generated_MD)), float(reached_N.double().mean()), held / len(generated_MD))

@@ -68,6 +68,13 @@ class ByClass:
         """Class numbers (n,), as frequent as among the training images."""
         return drawn(self.shares_K, n, generator)
 
+    def log_prob(self, z_ND: Tensor, label_N: Tensor) -> Tensor:
+        """log p(z | class) of latents (N, D) of these classes, in nats (N,), as the classes' densities tell it."""
+        found_N, density_N = z_ND.new_empty(len(z_ND)), self.density_K[label_N]
+        for j in density_N.unique().tolist():
+            found_N[density_N == j] = self.samplers[j].log_prob(z_ND[density_N == j])
+        return found_N
+
     def sample(self, label_N: Tensor, generator: torch.Generator, temperature: float = 1.0) -> Tensor:
         """Latents (N, D) of these classes, float32."""
         order, parts = [], []

@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from pipeline import ledger
-from pipeline.cli import data, doctor, models, numbers, registry
+from pipeline.cli import data, doctor, models, numbers, registry, sample
 from pipeline.cli.app import app
 from pipeline.paths import INDEX, Paths
 from pipeline.registry import Registry
@@ -31,6 +31,7 @@ from vae.denoise import denoised
 from vae.files import MANIFEST, sha256_file, write_manifest
 from vae.pictures import GAP_PIXELS
 
+sample.add_to(app)
 models.add_to(app)
 numbers.add_to(app)
 doctor.add_to(app)

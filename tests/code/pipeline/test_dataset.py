@@ -31,7 +31,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def written(folder: Path, generator, form: str = "folder", images: int = COUNT, seed: int = 5) -> dict[str, bytes]:
-    Dataset(folder, ordered("m", generator, images, seed, 1.0, form), generator).write()
+    Dataset(folder, ordered("m", generator, images, seed, 1.0, "", form), generator, generator.sample).write()
     return files(folder)
 
 
@@ -39,7 +39,7 @@ def written(folder: Path, generator, form: str = "folder", images: int = COUNT, 
 def test_images_and_labels_are_those_that_the_model_draws_part_by_part(tmp_path, form):
     generator = saved_model(tmp_path / "k", classes=3)
     whole = written(tmp_path / "d", generator, form)
-    order = Dataset(tmp_path / "e", ordered("m", generator, COUNT, 5, 1.0, form), generator)
+    order = Dataset(tmp_path / "e", ordered("m", generator, COUNT, 5, 1.0, "", form), generator, generator.sample)
     if form == "folder":
         rows = list(csv.DictReader(io.StringIO(whole["labels.csv"].decode())))
         found = [(row["file_name"], row["category"], whole[row["file_name"]]) for row in rows]
@@ -84,7 +84,7 @@ def test_cut_off_it_goes_on_and_leaves_the_same_bytes(tmp_path, monkeypatch, for
     (tmp_path / "cut/images/000001000.png").unlink() if form == "parquet" else None
     assert written(tmp_path / "cut", generator, form) == whole
     assert read_manifest(tmp_path / "cut")["images"] == COUNT
-    assert Dataset(tmp_path / "cut", ordered("m", generator, COUNT, 5, 1.0, form), generator).write() == 0
+    assert Dataset(tmp_path / "cut", ordered("m", generator, COUNT, 5, 1.0, "", form), generator, generator.sample).write() == 0
 
 
 def test_killed_command_goes_on(tmp_path):

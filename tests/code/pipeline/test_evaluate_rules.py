@@ -178,7 +178,7 @@ def split(project):
 
 
 FLOORS = ("fcd_real_floor", "fcd_half_floor", "fcd_blurred", "fcd_noised", "fcd_reconstructions", "kid_real_floor")
-FLOORS += ("fcd_second_real_floor", "density_real", "coverage_real")
+FLOORS += ("fcd_second_real_floor", "density_real", "coverage_real", "precision_real")
 
 
 def scored(project, samples: int, drawn: np.ndarray) -> scores.Scores:
@@ -195,8 +195,9 @@ def test_feature_scores_copies_are_at_no_distance_and_others_beyond_what_real_im
     assert same["fcd"] == pytest.approx(0, abs=1e-6)
     assert other["fcd"] > 10 * same["fcd_real_floor"]
     assert same["kid"] < same["kid_real_floor"] + 4 * same["kid_standard_error"] < other["kid"]
-    assert (same["density"], same["coverage"]) == (pytest.approx(1, abs=0.05), 1.0)
+    assert (same["density"], same["coverage"], same["precision"]) == (pytest.approx(1, abs=0.05), 1.0, 1.0)
     assert other["coverage"] < 0.5 < same["coverage_real"] < 1
+    assert 0.9 < same["precision_real"] < 1
     assert other["density_real"] == pytest.approx(1, abs=0.2)
 
 
@@ -219,6 +220,7 @@ def test_feature_scores_are_those_of_the_metrics(project, split):
     rows = np.linspace(0, 499, 450).round().astype(int)  # coverage rises with the number of generated images: equal counts
     manifold = density_and_coverage(real[rows], fake)
     assert (found["density"], found["coverage"]) == (manifold.density, manifold.coverage)
+    assert found["precision"] == manifold.precision
 
 
 def test_feature_scores_below_their_own_minimum_are_refused_each_with_a_reason(project, caplog):
@@ -229,7 +231,10 @@ def test_feature_scores_below_their_own_minimum_are_refused_each_with_a_reason(p
     given = {name for name, value in found.items() if value is not None}
     assert given == {"fcd", "fcd_second", *(name for name in FLOORS if name.startswith("fcd"))}
     assert "no kid, kid_standard_error, kid_real_floor: a kernel distance in subsets of 200 needs 400 images" in caplog.text
-    assert "no density, density_real, coverage, coverage_real: density and coverage need 400 images" in caplog.text
+    assert (
+        "no density, density_real, coverage, coverage_real, precision, precision_real: density and coverage need 400 images"
+        in caplog.text
+    )
     nothing = scored(project, 2, few)
     assert {nothing[name] for name in ("fcd", "fcd_real_floor", "fcd_half_floor", "fcd_second", "fcd_second_real_floor")} == {
         None

@@ -16,10 +16,10 @@ def cloud(count: int, dim: int, seed: int, shift: float = 0.0) -> torch.Tensor:
     return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed)) + shift
 
 
-def by_scikit_learn(real: np.ndarray, generated: np.ndarray, k: int) -> tuple[float, float]:
+def by_scikit_learn(real: np.ndarray, generated: np.ndarray, k: int) -> tuple[float, float, float]:
     radii = NearestNeighbors(n_neighbors=k + 1).fit(real).kneighbors(real)[0][:, k]
     inside = np.linalg.norm(generated[:, None] - real[None], axis=2) < radii[None]
-    return inside.sum() / (k * len(generated)), inside.any(0).mean()
+    return inside.sum() / (k * len(generated)), inside.any(0).mean(), inside.any(1).mean()
 
 
 @pytest.mark.parametrize("k", [1, 5, 9])
@@ -28,9 +28,10 @@ def test_scores_equal_those_by_scikit_learn(k: int, shift: float, monkeypatch: p
     monkeypatch.setattr(manifold, "BLOCK_VALUES", 7 * 450)  # blocks that do not divide the counts
     real, generated = cloud(450, 6, 0), cloud(611, 6, 1, shift)
     found = density_and_coverage(real, generated, k)
-    density, coverage = by_scikit_learn(real.double().numpy(), generated.double().numpy(), k)
+    density, coverage, precision = by_scikit_learn(real.double().numpy(), generated.double().numpy(), k)
     assert found.density == pytest.approx(density, rel=1e-12)
     assert found.coverage == pytest.approx(coverage, rel=1e-12)
+    assert found.precision == pytest.approx(precision, rel=1e-12)
 
 
 @pytest.mark.parametrize("dim", [2, 64])
@@ -46,8 +47,12 @@ def test_fresh_sample_has_the_expected_density_and_coverage_in_any_dimension(dim
 def test_identical_sets_score_one_and_disjoint_ones_zero() -> None:
     real = cloud(500, 8, 0)
     same, apart = density_and_coverage(real, real), density_and_coverage(real, real + 100)
-    assert (same.density, same.coverage) == (1.0, 1.0)  # a ball without its border: the image and k - 1 neighbours
-    assert (apart.density, apart.coverage) == (0.0, 0.0)
+    assert (same.density, same.coverage, same.precision) == (
+        1.0,
+        1.0,
+        1.0,
+    )  # a ball without its border: the image and k - 1 neighbours
+    assert (apart.density, apart.coverage, apart.precision) == (0.0, 0.0, 0.0)
 
 
 def test_lost_modes_lower_coverage_by_their_share_and_leave_density() -> None:
