@@ -50,7 +50,8 @@ class Job:
     threads: int
     identity: dict[str, Any]  # what else makes this training the one that it is: hashes of data and code
     augment: dict[str, Any] | None = None  # on the fly: policy, index (of the training images), mode
-    initial: str | None = None  # weights to begin from, of a model of the same configuration
+    initial: str | None = None  # weights to begin from
+    initial_config: dict[str, Any] | None = None  # ... of a model of this configuration; None: of the same
     score: dict[str, Any] | None = None  # of every report: pipeline/trial_score.py
     cache: dict[str, Any] | None = None  # of training shards on each machine: folder, bytes
 
@@ -195,6 +196,7 @@ def execute(
         checkpoints=job.state / CHECKPOINTS,
         identity=job.identity,
         initial=load_file(job.initial) if job.initial else None,
+        initial_config=ModelConfig(**job.initial_config) if job.initial_config else None,
         on_report=on_report,
         should_stop=lambda: leave() or (job.state / STOP_FILE).exists(),
     )

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline import constraints, space
 from pipeline.doctor import FINDINGS
 from pipeline.download_section import Download
+from pipeline.train_section import Train
 from vae.config import EXTRACTOR_GROUPS as GROUPS
 from vae.config import Architecture, AugmentConfig, FitConfig, ModelConfig, PriorConfig, Recipe
 from vae.schema import field
@@ -23,7 +24,6 @@ def image_shape(image_size: int | tuple[int, int], mode: str) -> tuple[int, int,
 
 
 MOST_TRIALS = 10_000
-TUNED, VERSION = "tuned", r"models:/[^/@]+/\d+"  # weights to begin from: the search's, or those of a registered version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,26 +163,6 @@ class Tune:
                     wrong = f"make a grid of {points} points, {MOST_TRIALS} at most: search fewer keys or take fewer points"
                     found.append(("grid_points", wrong))
         return found + wrong_space
-
-
-@dataclass(frozen=True, kw_only=True)
-class Train:
-    use_tuned: bool
-    warm_start: str
-    beta: float = field(above=0, high=1e4)
-    latent_dim: int = field(low=1, high=4096)
-    total_images: int = field(low=1)
-    validate_every_images: int = field(low=1)
-    checkpoint_every_images: int = field(low=1)
-    keep_checkpoints: int = field(low=1, high=1000)
-    patience_reports: int = field(low=0)
-    known_images: int = field(low=0, high=10**6)
-    max_failures: int = field(low=0, high=100)
-
-    def problems(self) -> list[tuple[str, str]]:
-        if self.warm_start in ("", TUNED) or re.fullmatch(VERSION, self.warm_start):
-            return []
-        return [("warm_start", f"{self.warm_start!r} is neither '' nor {TUNED} nor a version by its number, as models:/name/3")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,18 +7,17 @@ In: data/processed, data/augmented, reports/tune/best.json (where train.use_tune
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import torch
 
-from pipeline import reference, stage
+from pipeline import stage
 from pipeline.cluster import connected, load_profile
 from pipeline.errors import BadConfigError
 from pipeline.forwarder import Forwarder
@@ -27,10 +26,11 @@ from pipeline.job import CHECKPOINTS, Job, check_cache, classes, fingerprint, id
 from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, INDEX, METRICS, RUN, Paths
 from pipeline.plots import draw_curves
-from pipeline.sections import TUNED, Fit
+from pipeline.sections import Fit
 from pipeline.spool import read
 from pipeline.tracking import Tracker, patient
-from vae.artefact import CONFIG, WEIGHTS, Generator, load_artefact, save_artefact
+from pipeline.warm_start import TRANSFER, start
+from vae.artefact import Generator, load_artefact, save_artefact
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards
 from vae.errors import ResumeRefusedError
@@ -42,7 +42,6 @@ from vae.schema import checked
 from vae.state import claim
 
 PARAMS = ("base.seed", "augment", "fit", "train")
-BEGUN = {"": "begun anew", TUNED: "begun from the weights of the search's chosen trial"}
 PRIOR_IMAGES = 10_000  # training images whose latents the prior is fitted to
 log = logging.getLogger("pipeline.train")
 
@@ -76,35 +75,10 @@ def configs(values: SimpleNamespace, shape: tuple[int, int, int], choice: Choice
         checkpoint_every_images=values.train.checkpoint_every_images,
         keep_checkpoints=values.train.keep_checkpoints,
         patience_reports=values.train.patience_reports,
+        frozen_images=values.train.frozen_images,
+        layer_decay=values.train.layer_decay,
     )
     return model, fit
-
-
-def warm_start(values: SimpleNamespace, model: ModelConfig, paths: Paths) -> tuple[str | None, dict[str, str]]:
-    """The weights that the training begins from and what names them; nothing where it begins anew.
-
-    BadConfigError where ``train.warm_start`` asks for weights that tune did not leave, or of another model.
-    """
-    if not values.train.warm_start:
-        return None, {}
-    remedy = "set train.warm_start to '', and the training begins anew"
-    if values.train.warm_start == TUNED:
-        folder = paths.tuned
-        read_manifest(folder)
-        what = f"trial {read_json(folder / CONFIG)['trial']}"
-    else:
-        folder = reference.kept(values.train.warm_start, paths)
-        what = values.train.warm_start
-    weights, told = folder / WEIGHTS, read_json(folder / CONFIG)
-    if not weights.exists():
-        raise BadConfigError(f"train.warm_start: {what} was stopped early and left no weights: {remedy}")
-    ours = json.loads(canonical_json(asdict(model)))
-    differing = [
-        f"{key} is {told['model'].get(key)} there and {ours[key]} here" for key in ours if told["model"].get(key) != ours[key]
-    ]
-    if differing:
-        raise BadConfigError(f"train.warm_start: the weights of {what} fit another model ({'; '.join(differing)}): {remedy}")
-    return str(weights), {"warm_start": sha256_file(weights)}
 
 
 def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
@@ -177,9 +151,8 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
     read_manifest(paths.augmented)
     data = {name: sha256_file(getattr(paths, name) / MANIFEST) for name in ("processed", "augmented")}
     augment = on_the_fly(values.augment, paths.processed, read_manifest(paths.processed, hashes=False)["mode"])
-    initial, hashes = warm_start(values, model, paths)
-    begun = BEGUN.get(values.train.warm_start, f"begun from the weights of {values.train.warm_start}")
-    facts = identity(data, augment, **hashes)
+    begin = start(values, model, paths)
+    facts = identity(data, augment, **begin.identity)
     key = fingerprint(model, fit, facts)
     job = Job(
         model=model,
@@ -190,16 +163,17 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
         threads=profile.threads_per_worker,
         identity=facts,
         augment=augment,
-        initial=initial,
+        initial=begin.weights,
+        initial_config=begin.config,
         cache=profile.cache,
     )
     check_cache(job.cache, fit, job.train_directories)
     tracker = connect(paths)
     _begin(job)
-    run_id = _announced(tracker, job, key, {"begun": begun, **vars(profile)}, paths)
+    run_id = _announced(tracker, job, key, {"begun": begin.told, **vars(profile)}, paths)
     log.info(
         "%s, beta %.3g, %d latent dimensions, %d images over %d workers, %s",
-        model.name, fit.beta, model.latent_dim, fit.total_images, profile.workers, begun,
+        model.name, fit.beta, model.latent_dim, fit.total_images, profile.workers, begin.told,
     )  # fmt: skip
     outbox, forwarder = Outbox(paths), Forwarder(tracker, run_id, fit.total_images)
     started = time.monotonic()
@@ -218,12 +192,14 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
         curves = pd.DataFrame(records).drop(columns="time_ms")
         curves.to_csv(report / "curves.csv", index=False)
         draw_curves(curves, report / "curves.png")
+        if begin.layers is not None:
+            begin.layers.to_csv(report / TRANSFER, index=False)
         write_text(
             report / METRICS, canonical_json({k: v for k, v in records[-1].items() if k not in ("images_per_second", "time_ms")})
         )
         write_text(
             report / RUN,
-            canonical_json({"run_id": run_id, "fingerprint": key, "workers": profile.workers, "begun": begun}),
+            canonical_json({"run_id": run_id, "fingerprint": key, "workers": profile.workers, "begun": begin.told}),
         )
         outbox.put(tracker.uri, Message(name="train", run_id=run_id, records=records), {"train": report})
     shutil.rmtree(job.state)

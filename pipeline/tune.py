@@ -52,6 +52,8 @@ def trial_fit(values: SimpleNamespace) -> FitConfig:
         checkpoint_every_images=every,
         keep_checkpoints=2,
         patience_reports=0,  # the scheduler stops trials
+        frozen_images=0,
+        layer_decay=1.0,
     )
 
 

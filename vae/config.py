@@ -122,6 +122,8 @@ class FitConfig(Recipe):
     checkpoint_every_images: int = field(low=1)
     keep_checkpoints: int = field(low=1, high=1000)
     patience_reports: int = field(low=0)
+    frozen_images: int = field(low=0)
+    layer_decay: float = field(above=0, high=1)
 
     @property
     def total_steps(self) -> int:

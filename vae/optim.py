@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vae.config import FitConfig
 from vae.models.base import VAE
+
+OWN = -1  # the depth of a tensor that no other model gave
 
 
 def learned(model: VAE) -> list[nn.Parameter]:
@@ -17,12 +21,28 @@ def learned(model: VAE) -> list[nn.Parameter]:
     return [p for p in model.parameters() if id(p) not in followed]
 
 
-def build_optimizer(model: VAE, config: FitConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019); decay only on matrices and kernels, never on biases, norms and scales."""
-    decayed = [p for p in learned(model) if p.ndim > 1]
-    others = [p for p in learned(model) if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+def build_optimizer(model: VAE, config: FitConfig, carried: Mapping[str, int] | None = None) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019); decay only on matrices and kernels, never on biases, norms and scales.
+
+    ``carried``: the depth of each tensor that another model gave (vae/transfer.py); such of one depth learn at a rate of their own.
+    """
+    known = {id(p): (carried or {}).get(name, OWN) for name, p in model.named_parameters()}
+    groups: list[dict[str, Any]] = []
+    for depth in sorted({OWN, *known.values()}):
+        of_depth = [p for p in learned(model) if known[id(p)] == depth]
+        parts = ([p for p in of_depth if p.ndim > 1], config.weight_decay), ([p for p in of_depth if p.ndim <= 1], 0.0)
+        groups += [{"params": params, "weight_decay": decay, "depth": depth} for params, decay in parts if params or depth == OWN]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, images_seen: int, config: FitConfig) -> None:
+    """The learning rate of every tensor: of carried ones 0 for ``frozen_images``, then ``layer_decay`` less for each layer of depth."""
+    rate = learning_rate(images_seen, config)
+    for group in optimizer.param_groups:
+        if group["depth"] == OWN:
+            group["lr"] = rate
+        else:
+            group["lr"] = 0.0 if images_seen < config.frozen_images else rate * config.layer_decay ** group["depth"]
 
 
 def learning_rate(images_seen: int, config: FitConfig) -> float:

@@ -29,9 +29,10 @@ from vae.models import build
 from vae.models.base import VAE
 from vae.numerics import check_numerics, numerics
 from vae.objective import annealed_beta
-from vae.optim import Ema, build_optimizer, learned, learning_rate
+from vae.optim import Ema, build_optimizer, learned, learning_rate, set_rates
 from vae.pace import Pace
 from vae.state import Progress, Saver, checkpoint_path, claim, load_averaged, load_checkpoint, newest_step
+from vae.transfer import carry
 from vae.validation import Metrics, bound
 
 OnReport = Callable[[Metrics, VAE], None]
@@ -57,18 +58,27 @@ class Run:
         device: torch.device,
         checkpoints: Path | None,
         initial: Mapping[str, Tensor] | None = None,
+        initial_config: ModelConfig | None = None,
     ) -> None:
         self.model_config, self.config, self.device, self.checkpoints = model_config, config, device, checkpoints
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = build(model_config).to(device)
+        carried = None
+        if initial is not None and initial_config is not None:
+            found = carry(model, initial, initial_config)
+            initial, carried = found.tensors, found.depths
         if initial is not None:
             model.load_state_dict(initial)
         layout = torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
         self.model = model.to(memory_format=layout)  # type: ignore[call-overload]
         self.model.recompute = config.recompute
         self.averaged: VAE = build(model_config).to(device, memory_format=layout).requires_grad_(False).eval()  # type: ignore[call-overload]
-        self.optimizer, self.ema, self.progress = build_optimizer(model, config), Ema(model, config.ema_decay), Progress()
+        self.optimizer, self.ema, self.progress = (
+            build_optimizer(model, config, carried),
+            Ema(model, config.ema_decay),
+            Progress(),
+        )
         self.objective, self._learned = Objective(model, config, device), learned(model)
         self.saver = Saver(checkpoints, config.keep_checkpoints) if checkpoints is not None and rank() == 0 else None
         self.saved_step, self._pace = -1, Pace()
@@ -164,8 +174,7 @@ class Run:
         if bad:
             self._skip(float(norm), sums.tolist())
         else:
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(images_seen, config)
+            set_rates(self.optimizer, images_seen, config)
             self.optimizer.step()
             self.model.settle(step)
             self.ema.update(step)

@@ -63,11 +63,20 @@ def test_grid_is_searched_whole_and_the_training_begins_from_its_best(ready: Wor
     assert result.returncode == 0 and "begun from the weights of the search's chosen trial" in result.stderr, result.stderr
     assert (ready.root / "models/vae/model.safetensors").read_bytes() != weights
     curves = pd.read_csv(ready.root / "reports/train/curves.csv")
-    ready.set({"train.warm_start": ""})
+    assert not (ready.root / "reports/train/transfer.csv").exists()
+    ready.set({"train.warm_start": "models/tuned/model.safetensors", "train.transfer": True, "train.frozen_images": 200,
+               "train.layer_decay": 0.8, "train.use_tuned": False, "train.latent_dim": 3})  # fmt: skip
+    result = ready.stage("train")
+    assert result.returncode == 0 and "layer by layer" in result.stderr and " in part" in result.stderr, result.stderr
+    table = pd.read_csv(ready.root / "reports/train/transfer.csv")
+    assert set(table.loc[table["outcome"] == "in part", "name"]) >= {"expand.0.weight"} and "as it is" in set(table["outcome"])
+    carried = pd.read_csv(ready.root / "reports/train/curves.csv")
+    ready.set({"train.warm_start": "", "train.transfer": False, "train.frozen_images": 0, "train.layer_decay": 1.0})
     result = ready.stage("train")
     assert result.returncode == 0 and "begun anew" in result.stderr, result.stderr
     anew = pd.read_csv(ready.root / "reports/train/curves.csv")
-    assert curves["elbo_nats"].iloc[0] > anew["elbo_nats"].iloc[0]  # it knows something already
+    for begun in (curves, carried):
+        assert begun["elbo_nats"].iloc[0] > anew["elbo_nats"].iloc[0]  # it knows something already
 
 
 @pytest.mark.parametrize("objectives", ["latent_dim_and_score", "rate_and_distortion"])

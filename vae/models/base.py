@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint_sequential
 from vae.config import ModelConfig
 from vae.likelihood import LIKELIHOODS
 from vae.likelihood.base import Likelihood
+from vae.models.layout import Place, plain
 from vae.objective import log_normal, rate_per_dim, reparameterize
 from vae.statistics import follow
 
@@ -147,6 +148,10 @@ class VAE(nn.Module, ABC):
             penalty = self.likelihood.penalty(output_NCHW, x_NCHW) + (0.0 if penalty is None else penalty)
         distortion_N = -self.likelihood.log_prob(output_NCHW, x_NCHW)
         return Output(distortion_N, found.rate_ND(), replace(found, output_NCHW=None), penalty)
+
+    def layout(self) -> dict[str, Place]:
+        """What each tensor of the state is for, by its name."""
+        return {name: plain(name, tuple(tensor.shape)) for name, tensor in self.state_dict().items()}
 
     def settle(self, step: int) -> None:
         """Move ``statistics`` by their gradients, which are those of the whole batch, after the optimizer's step number ``step``."""

@@ -382,6 +382,7 @@ def test_load_section_problems_are_named_without_prefix(tmp_path):
 def test_fit_config_carries_every_shared_field():
     fit = params.check(TEXT, "p").fit
     rest = {"validate_every_images": 4, "checkpoint_every_images": 5, "keep_checkpoints": 6, "patience_reports": 7}
+    rest |= {"frozen_images": 0, "layer_decay": 1.0}
     config = fit.fit_config(seed=1, beta=2.0, total_images=3, **rest)
     document = yaml.safe_load(TEXT)["fit"]
     for name in [spec.name for spec in dataclasses.fields(Recipe)]:
