@@ -8,6 +8,40 @@ SETS = {"sprites": "sprites", "mnist": "MNIST", "mnist-png": "MNIST"}
 SHOWN_CANDIDATES, SHOWN_TEMPERATURE = (1, 4, 16), 0.8
 
 
+def transfer() -> str:
+    """Of every way to begin its best bound and how soon it is where training anew ends (benchmarks/transfer.py)."""
+    found, rows = read("transfer"), []
+    for name, measured in found.items():
+        goal = measured["anew"]["images_to_best_anew"]
+        for way, told in measured.items():
+            if way == "machine":
+                continue
+            reached = told.get("images_to_best_anew")
+            share = "never" if reached is None else f"{reached:,.0f} ({100 * reached / goal:.0f} %)"
+            rows.append(
+                (name if way == "anew" else "", way, f"{told['learning_rate']:g}", f"{told['best_elbo_nats']:.1f}", share)
+            )
+    machines = ", ".join(sorted({measured["machine"] for measured in found.values()}))
+    head = ("data", "begun", "learning rate", "best bound, nats", "images seen where it is at the best bound of anew")
+    return f"{lines(head, rows)}\n\nMeasured on: {machines}."
+
+
+def restyle() -> str:
+    """What each move did to every factor (benchmarks/restyle.py)."""
+    found, rows = read("restyle"), []
+    names = ("scale", "orientation", "x", "y")
+    for name in names:
+        told = found[name]
+        cells = [f"**{told['moved']:.2f}**" if other == name else f"{told['others'][other]:.2f}" for other in names]
+        rows.append((f"{name} by {told['asked']:g}", *cells, f"{told['shape_kept']:.0%} kept"))
+    heart = found["heart"]
+    rows.append(("shape to heart", *(f"{heart['others'][name]:.2f}" for name in names), f"**{heart['shape_is']:.0%} hearts**"))
+    for key, title in (("reconstructions", "nothing: reconstructions against the truth"), ("judge", "the judge's own error")):
+        rows.append((title, *(f"{found[key][name]:.2f}" for name in names), f"{found[key]['shape_right']:.0%} right"))
+    head = ("moved", *names, "shape")
+    return f"{lines(head, rows)}\n\n{found['images']} test images. Measured on: {found['machine']}."
+
+
 def best_of() -> str:
     """Precision, coverage and FCD of every way to choose, and of a lower temperature (benchmarks/best_of.py)."""
     found, rows = read("best-of-n"), []

@@ -200,6 +200,8 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/serving.md": {"serving": serving},
     "docs/scaling.md": {"two-hosts": two_hosts, "scaling": scaling, "fixed-batch": fixed_batch},
     "docs/best-of-n.md": {"best-of": recipe_tables.best_of},
+    "docs/transfer.md": {"transfer": recipe_tables.transfer},
+    "docs/restyle.md": {"restyle": recipe_tables.restyle},
 }
 
 

@@ -31,6 +31,7 @@ from pipeline.spool import read
 from pipeline.tracking import Tracker, patient
 from pipeline.warm_start import TRANSFER, start
 from vae.artefact import Generator, load_artefact, save_artefact
+from vae.attributes import Attributes
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards
 from vae.errors import ResumeRefusedError
@@ -43,6 +44,7 @@ from vae.state import claim
 
 PARAMS = ("base.seed", "augment", "fit", "train")
 PRIOR_IMAGES = 10_000  # training images whose latents the prior is fitted to
+FACTOR = "factor_"  # before the names of the index's columns
 log = logging.getLogger("pipeline.train")
 
 
@@ -98,8 +100,27 @@ def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
     prior = fit_prior(model, images, values.fit.prior_config, values.base.seed, label_N)
     with replaced_directory(paths.model) as directory:
         known = _known(Generator(model, job.model, prior, contract), values.train.known_images, paths)
-        save_artefact(directory, model, job.model, prior, contract, known)
+        attributes = _attributes(Generator(model, job.model, prior, contract), values, paths)
+        save_artefact(directory, model, job.model, prior, contract, known, attributes)
     load_artefact(paths.model)
+
+
+def _attributes(generator: Generator, values: SimpleNamespace, paths: Paths) -> Attributes | None:
+    """How the latents tell the factors and labels of the training images, where these have any."""
+    if not values.train.attribute_steps or not generator.model.vector_latents:
+        return None
+    train, facts = ImageShards(paths.processed / "train"), read_manifest(paths.processed, hashes=False)
+    index = pd.read_parquet(paths.processed / INDEX)
+    places = train.places(PRIOR_IMAGES)
+    told = index[index["split"] == "train"].iloc[places]
+    factors = {name.removeprefix(FACTOR): told[name].to_numpy() for name in told if name.startswith(FACTOR)}
+    label_N = train.labels(places) if facts["labels"] else None
+    if label_N is not None and (label_N < 0).any():
+        label_N = None  # some images have none
+    mean_ND, _ = generator.encode(train.gather(places), label_N if generator.config.classes else None)
+    known = {name: value_N for name, value_N in factors.items() if not pd.isna(value_N).any()}
+    labels = [] if generator.config.classes else facts["labels"]  # what a model is told its latents need not say
+    return Attributes.fit(mean_ND, known, label_N, labels, values.train.attribute_steps, values.base.seed)
 
 
 def _known(generator: Generator, count: int, paths: Paths) -> Known | None:

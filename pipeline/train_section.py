@@ -28,6 +28,7 @@ class Train:
     keep_checkpoints: int = field(low=1, high=1000)
     patience_reports: int = field(low=0)
     known_images: int = field(low=0, high=10**6)
+    attribute_steps: int = field(low=0, high=10**6)
     max_failures: int = field(low=0, high=100)
 
     def problems(self) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vae.attributes import Attributes
 from vae.config import ModelConfig
 from vae.distributed import shared
 from vae.files import DamagedError, canonical_json, read_manifest, write_manifest, write_text
@@ -41,10 +42,16 @@ class Generator:
     """A trained model with its prior and its preprocessing contract, for use: no gradient, one batch at a time."""
 
     def __init__(
-        self, model: VAE, config: ModelConfig, prior: Sampler | ByClass, contract: dict[str, Any], known: Known | None = None
+        self,
+        model: VAE,
+        config: ModelConfig,
+        prior: Sampler | ByClass,
+        contract: dict[str, Any],
+        known: Known | None = None,
+        attributes: Attributes | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.config, self.prior, self.contract, self.known = config, prior, contract, known
+        self.config, self.prior, self.contract, self.known, self.attributes = config, prior, contract, known, attributes
         self.device = next(model.parameters()).device
 
     def to(self, device: str) -> Generator:
@@ -147,6 +154,7 @@ def save_artefact(
     prior: Sampler | ByClass,
     contract: dict[str, Any],
     known: Known | None = None,
+    attributes: Attributes | None = None,
 ) -> str:
     """Write all files into ``directory`` (which exists and is empty); returns the manifest's sha256."""
     save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, directory / WEIGHTS)
@@ -155,6 +163,8 @@ def save_artefact(
     write_text(directory / CONFIG, canonical_json(described))
     if known is not None:
         known.save(directory)
+    if attributes is not None:
+        attributes.save(directory)
     return write_manifest(directory)
 
 
@@ -170,10 +180,10 @@ def load_artefact(directory: Path) -> Generator:
         model.load_state_dict(load_file(directory / WEIGHTS))
         kind, tensors = SAMPLERS[described["prior"]], load_file(directory / PRIOR)
         prior = ByClass.load(kind, tensors) if config.classes else kind(tensors)
-        known = Known.load(directory)
+        known, attributes = Known.load(directory), Attributes.load(directory)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         what = " ".join(str(error).split())
         raise DamagedError(
             f"{directory} is of another version of this code ({what}): remove it and run `dvc repro` again"
         ) from None
-    return Generator(model, config, prior, described["preprocessing"], known)
+    return Generator(model, config, prior, described["preprocessing"], known, attributes)

@@ -31,12 +31,17 @@ def estimated_sigma(images_NHWC: np.ndarray) -> np.ndarray:
     return np.median(np.abs(detail.reshape(n, -1)), 1) / MAD_OF_NORMAL
 
 
+def check_gradient(generator: Generator) -> None:
+    """ValueError for a model whose pictures do not follow its latents smoothly."""
+    if generator.config.name in NO_GRADIENT:
+        raise ValueError(f"a model {generator.config.name} has latents without a gradient: use conv, resnet or ladder")
+
+
 def denoised(
     generator: Generator, images_NHWC: np.ndarray, sigma_N: np.ndarray, label_N: Tensor | None = None, steps: int = STEPS
 ) -> np.ndarray:
     """Each uint8 image without noise of ``sigma_N`` levels; ValueError for a model without gradients, or noise out of range."""
-    if generator.config.name in NO_GRADIENT:
-        raise ValueError(f"a model {generator.config.name} has latents without a gradient: use conv, resnet or ladder")
+    check_gradient(generator)
     if len(sigma_N) != len(images_NHWC) or not all(LEAST_LEVELS <= sigma <= MOST_LEVELS for sigma in sigma_N):
         raise ValueError(f"sigma is {LEAST_LEVELS} to {MOST_LEVELS:g} levels of 255 for each image")
     start_ND = generator.encode(images_NHWC, label_N)[0]
@@ -46,30 +51,31 @@ def denoised(
         y_NCHW = to_model_range(torch.from_numpy(np.ascontiguousarray(images_NHWC[rows])).to(generator.device))
         # 255 levels are 2 in model range.
         precision_N = torch.from_numpy((np.asarray(sigma_N[rows], np.float64) * 2 / 255) ** -2).float().to(generator.device)
+        precision_N1HW = precision_N[:, None, None, None].expand(-1, 1, *y_NCHW.shape[2:])
         labels = None if label_N is None else label_N[rows].to(generator.device)
-        z_ND = _explained(generator, y_NCHW, start_ND[rows].to(generator.device), precision_N, labels, steps)
+        z_ND, _ = explained(generator, y_NCHW, start_ND[rows].to(generator.device), precision_N1HW, labels, steps)
         found.append(to_uint8(generator.model.sample(z_ND, labels)).cpu().numpy())
     return np.concatenate(found)
 
 
-def _explained(
-    generator: Generator, y_NCHW: Tensor, start_ND: Tensor, precision_N: Tensor, label_N: Tensor | None, steps: int
-) -> Tensor:
-    """The best latents that ``steps`` of Adam come by."""
-    z_ND = start_ND.clone().requires_grad_(True)
+def explained(
+    generator: Generator, y_NCHW: Tensor, start_ND: Tensor, precision_N1HW: Tensor, label_N: Tensor | None, steps: int
+) -> tuple[Tensor, Tensor]:
+    """The best latents that ``steps`` of Adam come by, and their energy (N,): half of the weighted misfit plus half of |z|^2."""
+    z_ND, most_N = start_ND.clone().requires_grad_(True), precision_N1HW.flatten(1).amax(1)
     optimizer = torch.optim.Adam([z_ND], LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
     best_ND, best_N = start_ND.clone(), torch.full((len(start_ND),), torch.inf, device=start_ND.device)
     for step in range(steps + 1):
         with torch.enable_grad():
-            misfit_N = (generator.model.sample(z_ND, label_N) - y_NCHW).square().flatten(1).sum(1)
-            energy_N = 0.5 * precision_N * misfit_N + 0.5 * z_ND.square().sum(1)
+            misfit_N = ((generator.model.sample(z_ND, label_N) - y_NCHW).square() * precision_N1HW).flatten(1).sum(1)
+            energy_N = 0.5 * misfit_N + 0.5 * z_ND.square().sum(1)
             better_N = energy_N.detach() < best_N
             best_ND[better_N], best_N = z_ND.detach()[better_N], torch.minimum(best_N, energy_N.detach())
             if step < steps:
                 optimizer.zero_grad(set_to_none=True)
                 # Each image's gradient has the scale of its own noise; Adam then steps alike whatever that is.
-                (energy_N / precision_N.clamp_min(1e-12)).sum().backward()
+                (energy_N / most_N.clamp_min(1e-12)).sum().backward()
                 optimizer.step()
                 schedule.step()
-    return best_ND
+    return best_ND, best_N

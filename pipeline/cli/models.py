@@ -68,7 +68,7 @@ def reconstruct(images: Images, model: Model = CHAMPION, label: Label = None, ou
         check_output(out)
         called, generator = reference.load(model, Paths.here())
         _, pixels = read_images(images, generator)
-        _beside(called, generator, pixels, generator.reconstruct(pixels, needed(generator, label, len(pixels))), out)
+        beside(called, generator, pixels, generator.reconstruct(pixels, needed(generator, label, len(pixels))), out)
 
     ended("reconstruct", work)
 
@@ -99,12 +99,12 @@ def denoise(
         if sigma is None:
             for name, each in zip(names, sigma_N, strict=True):
                 print(f"{each:8.1f} levels of noise estimated in {name}", file=sys.stderr)
-        _beside(called, generator, pixels, found, out)
+        beside(called, generator, pixels, found, out)
 
     ended("denoise", work)
 
 
-def _beside(called: str, generator: Generator, before_NHWC: np.ndarray, after_NHWC: np.ndarray, out: str) -> None:
+def beside(called: str, generator: Generator, before_NHWC: np.ndarray, after_NHWC: np.ndarray, out: str) -> None:
     """In a PNG what went in above what came out, elsewhere what came out."""
     if out == STANDARD or Path(out).suffix.lower() == ".png":
         columns = min(COLUMNS, len(before_NHWC))

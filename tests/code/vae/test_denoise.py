@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from saved import saved_model
-from vae.denoise import _explained, denoised, estimated_sigma
+from vae.denoise import denoised, estimated_sigma, explained
 
 SIGMA = 30.0
 
@@ -45,8 +45,9 @@ def test_result_is_a_minimum_of_what_it_minimises(drawn):
         return 0.5 * precision_N * misfit + 0.5 * z_ND.square().sum(1)
 
     start = generator.encode(noisy[:4])[0]
-    best = _explained(generator, y_NCHW, start, precision_N, None, 400)
+    best, told = explained(generator, y_NCHW, start, precision_N[:, None, None, None].expand(-1, 1, 8, 8), None, 400)
     lowest = energy(best)
+    torch.testing.assert_close(told, lowest)
     assert (lowest < energy(start)).all()
     random = torch.Generator().manual_seed(0)
     for length in (1e-2, 1e-1, 1.0):

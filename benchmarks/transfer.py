@@ -1,0 +1,177 @@
+"""What beginning from another model is worth: ``python -m benchmarks.transfer`` writes docs/results/transfer.json and a picture.
+
+``horses``: a model of the other nine classes of CIFAR-10, then 1,000 images of horses, from nothing and from that model, by the same
+network, data and steps, each at the better of two learning rates; judged by the bound of 500 other horses. Medians of three seeds.
+``horses-other``: the same where the new model has other channels (the old one saw grey pictures) and fewer latents.
+``digits``: a model of MNIST, then the 1,000 first of scikit-learn's digits enlarged to its size; judged by 400 others.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks import tables
+from benchmarks.case import FIT, unpacked
+from benchmarks.rows import RESULTS, measure, result
+from pipeline.plots import ACCENT, INK, save, subplots
+from vae.config import FitConfig, ModelConfig
+from vae.data import ImageShards, ShardWriter
+from vae.files import read_json
+from vae.trainer import fit
+
+SIDE, TRAINED, JUDGED, SEEDS, RATES = 32, 1000, 500, (0, 1, 2), (0.001, 0.003)
+HELD_OUT, SOURCE_IMAGES, IMAGES, REPORT = "horse", 200_000, 40_000, 1000
+WAYS = {"anew": {}, "carried": {}, "frozen for 3,000 images": {"frozen_images": 3000}, "layer_decay 0.7": {"layer_decay": 0.7}}
+State = dict[str, torch.Tensor]
+Curve = list[tuple[int, float]]
+
+
+def _model(channels: int, latent_dim: int) -> ModelConfig:
+    return ModelConfig(
+        name="conv", image_shape=(SIDE, SIDE, channels), latent_dim=latent_dim, widths=(16, 32), hidden_units=256, blocks=1,
+        stochastic_layers=2, codes=2, sigma=0.1, likelihood="logistic",
+    )  # fmt: skip
+
+
+def _fit_config(**changes: Any) -> FitConfig:
+    own = {"global_batch_size": 64, "learning_rate": 0.003, "warmup_images": 2000, "ema_decay": 0.99}
+    return FitConfig(**(FIT | own | changes))
+
+
+def _shards(folder: Path, images_NHWC: np.ndarray) -> ImageShards:
+    writer = ShardWriter(folder, images_NHWC.shape[1:], 8192)
+    writer.add_all(images_NHWC)
+    writer.close()
+    return ImageShards(folder)
+
+
+def _grey(images_NHWC: np.ndarray) -> np.ndarray:
+    return np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images_NHWC])[..., None]
+
+
+def _cifar(folder: Path, grey_source: bool) -> tuple[ImageShards, ImageShards, ImageShards]:
+    """The source's images, and those of the held-out class to train on and to judge by."""
+    names, images = unpacked("cifar10")
+    split, label, _ = (np.array(part) for part in zip(*(name.split("/") for name in names), strict=True))
+    held, training = label == HELD_OUT, np.char.startswith(split, "train")
+    order = np.random.default_rng(0).permutation(len(images))
+    parts = (
+        order[(training & ~held)[order]],
+        order[(training & held)[order]][:TRAINED],
+        order[(~training & held)[order]][:JUDGED],
+    )
+    source, train, judged = (images[part] for part in parts)
+    return (
+        _shards(folder / "source", _grey(source) if grey_source else source),
+        _shards(folder / "t", train),
+        _shards(folder / "j", judged),
+    )
+
+
+def _digits(folder: Path) -> tuple[ImageShards, ImageShards, ImageShards]:
+    from sklearn.datasets import load_digits
+
+    names, images = unpacked("mnist")
+    border = (SIDE - images.shape[1]) // 2
+    training = images[[name.startswith("train") for name in names]]
+    source = np.pad(training, ((0, 0), (border, border), (border, border), (0, 0)))
+    levels = (load_digits().images * 255 / 16).round().astype(np.uint8)
+    large = np.stack([np.asarray(Image.fromarray(each).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for each in levels])[
+        ..., None
+    ]
+    large = large[np.random.default_rng(0).permutation(len(large))]
+    return (
+        _shards(folder / "source", source),
+        _shards(folder / "t", large[:TRAINED]),
+        _shards(folder / "j", large[TRAINED : TRAINED + 400]),
+    )
+
+
+def _curve(model: ModelConfig, config: FitConfig, sets: Sequence[ImageShards], **begin: Any) -> Curve:
+    found: Curve = []
+    fit(
+        model,
+        config,
+        *sets,
+        on_report=lambda told, _: found.append((int(told["images"]), round(told["val_elbo_nats"], 2))),
+        **begin,
+    )
+    return found
+
+
+def _best(curves: list[Curve]) -> float:
+    return statistics.median(max(bound for _, bound in curve) for curve in curves)
+
+
+def compared(images: Any, there: ModelConfig, here: ModelConfig, ways: Sequence[str], work: Path) -> dict[str, Any]:
+    """The curve of every way at the learning rate of its best bound, and how soon each reaches the best one of training anew."""
+    torch.set_num_threads(1)
+    source, train, judged = images(work)
+    begun = fit(
+        there,
+        _fit_config(total_images=SOURCE_IMAGES, validate_every_images=SOURCE_IMAGES, ema_decay=0.999),
+        source,
+        judged_as(source, judged),
+    )
+    old: State = {name: tensor.contiguous() for name, tensor in begun.model.state_dict().items()}
+    found: dict[str, Any] = {}
+    for way in ways:
+        changes = WAYS[way]
+        begin = {} if way == "anew" else {"initial": old, "initial_config": there}
+        config = _fit_config(total_images=IMAGES, validate_every_images=REPORT, **changes)
+        tried = {rate: _curve(here, replace(config, learning_rate=rate), (train, judged), **begin) for rate in RATES}
+        rate = max(tried, key=lambda each: _best([tried[each]]))
+        others = [replace(config, learning_rate=rate, seed=seed) for seed in SEEDS[1:]]
+        curves = [tried[rate], *(_curve(here, other, (train, judged), **begin) for other in others)]
+        goal = found["anew"]["best_elbo_nats"] if found else _best(curves)
+        reached = [next((images for images, bound in curve if bound >= goal), None) for curve in curves]
+        found[way] = {"learning_rate": rate, "best_elbo_nats": _best(curves), "curves": curves}
+        if all(each is not None for each in reached):
+            found[way]["images_to_best_anew"] = statistics.median(reached)
+        print(way, {key: value for key, value in found[way].items() if key != "curves"}, flush=True)
+    return found
+
+
+def judged_as(source: ImageShards, judged: ImageShards) -> ImageShards:
+    """Something to validate the source's training by, of its own shape: nothing is decided by it."""
+    return judged if judged.image_shape == source.image_shape else source
+
+
+ROWS = {
+    "horses": partial(compared, partial(_cifar, grey_source=False), _model(3, 64), _model(3, 64), list(WAYS)),
+    "horses-other": partial(compared, partial(_cifar, grey_source=True), _model(1, 64), _model(3, 48), list(WAYS)[:3]),
+    "digits": partial(compared, _digits, _model(1, 16), _model(1, 16), list(WAYS)[:2]),
+}
+
+
+def draw() -> None:
+    """The bound over the images seen, of every row: anew, and carried."""
+    rows = read_json(result("transfer"))
+    figure, all_axes = subplots(4 * len(rows), 3.2, columns=len(rows), squeeze=False)
+    for axes, (row, found) in zip(all_axes[0], rows.items(), strict=True):
+        for way, colour in (("anew", INK), ("carried", ACCENT)):
+            middle = np.median([[bound for _, bound in curve] for curve in found[way]["curves"]], axis=0)
+            axes.plot([images for images, _ in found[way]["curves"][0]], middle, color=colour, label=way)
+        best = found["anew"]["best_elbo_nats"]
+        axes.axhline(best, color=INK, linestyle=":", linewidth=0.8)
+        axes.set_ylim(best - 0.12 * abs(best), best + 0.07 * abs(best))
+        axes.set_xlabel("images seen")
+        axes.set_title(row, fontsize=10)
+    all_axes[0][0].set_ylabel("bound of other images (nats)")
+    all_axes[0][0].legend(fontsize=8)
+    save(figure, RESULTS / "transfer.png")
+
+
+if __name__ == "__main__":
+    measure("transfer", ROWS, __doc__)
+    draw()
+    tables.write()
