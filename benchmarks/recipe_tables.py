@@ -42,6 +42,21 @@ def restyle() -> str:
     return f"{lines(head, rows)}\n\n{found['images']} test images. Measured on: {found['machine']}."
 
 
+def testdata() -> str:
+    """Both forms of a data set (benchmarks/testdata.py)."""
+    found = read("testdata")
+    rows = [
+        (
+            form, f"{told['seconds']:.0f}", f"{told['images_per_second']:,}", f"{told['files']:,}", f"{told['bytes'] / 2**20:.0f}",
+            f"{told['peak_mib']:,}", f"{told['again_seconds']:.0f}",
+        )
+        for form, told in found.items()
+        if isinstance(told, dict)
+    ]  # fmt: skip
+    head = ("form", "seconds", "images/s", "files", "MiB on the disk", "MiB of memory at most", "seconds to check it again")
+    return f"{lines(head, rows)}\n\n{found['images']:,} images of the embedded data set's size. Measured on: {found['machine']}."
+
+
 def best_of() -> str:
     """Precision, coverage and FCD of every way to choose, and of a lower temperature (benchmarks/best_of.py)."""
     found, rows = read("best-of-n"), []

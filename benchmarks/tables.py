@@ -201,6 +201,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/scaling.md": {"two-hosts": two_hosts, "scaling": scaling, "fixed-batch": fixed_batch},
     "docs/best-of-n.md": {"best-of": recipe_tables.best_of},
     "docs/transfer.md": {"transfer": recipe_tables.transfer},
+    "docs/testdata.md": {"testdata": recipe_tables.testdata},
     "docs/restyle.md": {"restyle": recipe_tables.restyle},
 }
 

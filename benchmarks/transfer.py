@@ -132,12 +132,16 @@ def compared(images: Any, there: ModelConfig, here: ModelConfig, ways: Sequence[
         rate = max(tried, key=lambda each: _best([tried[each]]))
         others = [replace(config, learning_rate=rate, seed=seed) for seed in SEEDS[1:]]
         curves = [tried[rate], *(_curve(here, other, (train, judged), **begin) for other in others)]
-        goal = found["anew"]["best_elbo_nats"] if found else _best(curves)
-        reached = [next((images for images, bound in curve if bound >= goal), None) for curve in curves]
-        found[way] = {"learning_rate": rate, "best_elbo_nats": _best(curves), "curves": curves}
+        if found:
+            goal = found["anew"]["best_elbo_nats"]
+            reached = [next((images for images, bound in curve if bound >= goal), None) for curve in curves]
+        else:
+            reached = [max(curve, key=lambda each: each[1])[0] for curve in curves]
+        middle = [round(statistics.median(bound for _, bound in at_once), 1) for at_once in zip(*curves, strict=True)]
+        found[way] = {"learning_rate": rate, "best_elbo_nats": _best(curves), "elbo_nats": middle}
         if all(each is not None for each in reached):
             found[way]["images_to_best_anew"] = statistics.median(reached)
-        print(way, {key: value for key, value in found[way].items() if key != "curves"}, flush=True)
+        print(way, {key: value for key, value in found[way].items() if key != "elbo_nats"}, flush=True)
     return found
 
 
@@ -159,8 +163,12 @@ def draw() -> None:
     figure, all_axes = subplots(4 * len(rows), 3.2, columns=len(rows), squeeze=False)
     for axes, (row, found) in zip(all_axes[0], rows.items(), strict=True):
         for way, colour in (("anew", INK), ("carried", ACCENT)):
-            middle = np.median([[bound for _, bound in curve] for curve in found[way]["curves"]], axis=0)
-            axes.plot([images for images, _ in found[way]["curves"][0]], middle, color=colour, label=way)
+            axes.plot(
+                [min(REPORT * (i + 1), IMAGES) for i in range(len(found[way]["elbo_nats"]))],
+                found[way]["elbo_nats"],
+                color=colour,
+                label=way,
+            )
         best = found["anew"]["best_elbo_nats"]
         axes.axhline(best, color=INK, linestyle=":", linewidth=0.8)
         axes.set_ylim(best - 0.12 * abs(best), best + 0.07 * abs(best))

@@ -26,7 +26,7 @@ from pipeline import duplicates, measures
 from pipeline.fates import LABEL_MISSING
 from pipeline.measures import Filters
 from pipeline.paths import INDEX, REJECTED, Paths
-from vae import decode
+from vae import decode, looks
 from vae.data import ImageShards
 from vae.decode import Rules
 from vae.files import DamagedError, read_manifest, sha256_file
@@ -34,7 +34,7 @@ from vae.files import DamagedError, read_manifest, sha256_file
 KEY = "decoded-by"
 FOLDER = "preprocessed"
 # What decides the pixels of a file, beside the rules and the libraries.
-CODE = tuple(inspect.getfile(module) for module in (decode, measures, duplicates))
+CODE = tuple(inspect.getfile(module) for module in (decode, looks, measures, duplicates))
 log = logging.getLogger("pipeline.preprocess")
 
 

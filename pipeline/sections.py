@@ -55,6 +55,7 @@ class Preprocess:
     min_brightness_levels: float = field(low=0, high=255)
     max_brightness_levels: float = field(low=0, high=255)
     require_label: bool
+    look: str = field(choices=("plain", "cartoon", "vintage"))
     duplicates: str = field(choices=("near", "exact"))
     shard_images: int = field(low=1)
 

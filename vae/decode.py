@@ -14,6 +14,8 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
+from vae.looks import looked
+
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 DRAFT_FACTOR = 2  # a JPEG is decoded at a fraction of its size that is still at least this many times what is wanted
 REDUCING_GAP = 3.0  # likewise for the others: Pillow shrinks by whole numbers down to this before it filters
@@ -34,6 +36,7 @@ class Rules:
     min_side_pixels: int
     max_aspect_ratio: float
     max_pixels: int
+    look: str = "plain"  # vae/looks.py; models of before there were looks have none
 
     @classmethod
     def of(cls, told: dict[str, Any]) -> Rules:
@@ -163,7 +166,7 @@ def _prepared(picture: Image.Image, rules: Rules) -> Image.Image:
     picture.load()
     if picture.format == "TIFF" or picture.info.get("exif") or "Raw profile type exif" in picture.info or "xmp" in picture.info:
         picture = ImageOps.exif_transpose(picture)
-    picture = _fitted(_converted(picture, rules), rules)
+    picture = looked(_fitted(_converted(picture, rules), rules), rules.look)
     return picture.convert("HSV") if rules.mode == "HSV" else picture
 
 

@@ -39,7 +39,9 @@ def test_recipe_changes_what_it_says_and_no_more(here, name):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_has_a_page_that_names_it(name):
-    assert f"RECIPE={name}" in (ROOT / f"docs/{name}.md").read_text()
+    page = (ROOT / f"recipes/{name}.yaml").read_text().split("docs/")[1].split(".md")[0]
+    assert f"RECIPE={name}" in (ROOT / f"docs/{page}.md").read_text()
+    assert page in (ROOT / "README.md").read_text()
 
 
 def refused(here, text: str, *words: str, error: type[Exception] = BadConfigError) -> None:
