@@ -5,12 +5,15 @@ from __future__ import annotations
 from benchmarks.markdown import lines, read
 
 SETS = {"sprites": "sprites", "mnist": "MNIST", "mnist-png": "MNIST"}
+NOTHING = "Not measured yet."
 SHOWN_CANDIDATES, SHOWN_TEMPERATURE = (1, 4, 16), 0.8
 
 
 def transfer() -> str:
     """Of every way to begin its best bound and how soon it is where training anew ends (benchmarks/transfer.py)."""
     found, rows = read("transfer"), []
+    if not found:
+        return NOTHING
     for name, measured in found.items():
         goal = measured["anew"]["images_to_best_anew"]
         for way, told in measured.items():
@@ -29,6 +32,8 @@ def transfer() -> str:
 def restyle() -> str:
     """What each move did to every factor (benchmarks/restyle.py)."""
     found, rows = read("restyle"), []
+    if not found:
+        return NOTHING
     names = ("scale", "orientation", "x", "y")
     for name in names:
         told = found[name]
@@ -45,6 +50,8 @@ def restyle() -> str:
 def testdata() -> str:
     """Both forms of a data set (benchmarks/testdata.py)."""
     found = read("testdata")
+    if not found:
+        return NOTHING
     rows = [
         (
             form, f"{told['seconds']:.0f}", f"{told['images_per_second']:,}", f"{told['files']:,}", f"{told['bytes'] / 2**20:.0f}",
@@ -60,6 +67,8 @@ def testdata() -> str:
 def best_of() -> str:
     """Precision, coverage and FCD of every way to choose, and of a lower temperature (benchmarks/best_of.py)."""
     found, rows = read("best-of-n"), []
+    if not found:
+        return NOTHING
     for name, measured in found.items():
         for i, row in enumerate(
             each

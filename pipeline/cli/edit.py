@@ -91,7 +91,7 @@ def _mask(path: Path, generator: Generator) -> np.ndarray:
     if not path.is_file():
         raise InputMissingError(f"--mask {path} does not exist: name a picture that is white where something is missing")
     try:
-        return pixels(path.read_bytes(), replace(rules_of(generator), mode="L"))[..., 0] >= 128
+        return pixels(path.read_bytes(), replace(rules_of(generator), mode="L", look="plain"))[..., 0] >= 128
     except RejectedError as error:
         raise BadDataError(f"--mask {path} cannot be used: {error.reason} ({error.detail})") from None
 

@@ -92,6 +92,7 @@ def _dataset(wanted: _Wanted, form: str, paths: Paths) -> None:
     problems += [f"--out {out}: a data set is a folder, its name has no suffix"] if out == STANDARD or Path(out).suffix else []
     _check(problems, wanted, PART_IMAGES)
     called, generator = reference.load(wanted.model, paths)
+    wanted.best.score(generator)  # a classifier that is missing is told before a folder is begun
     order = ordered(called, generator, n, wanted.seed, wanted.temperature, str(wanted.best), form)
     drawn = Dataset(Path(out), order, generator, partial(wanted.best.draw, generator)).write()
     print(f"{called} drew {drawn} of {n} images now: {out}, {CARD} says what they are", file=sys.stderr)

@@ -87,6 +87,7 @@ def test_everything_that_is_drawn_meets_what_is_required(here):
         (("--require", "latent_dim <= 3"), 78, ("brightness, deviation, sharpness",)),
         (("8", "--best-of", "4", "--require", "brightness >= 256"), 78, ("0 of 32 candidates may be taken, 8 are wanted", "ask less")),
         (("--by", "classifier", "--best-of", "2"), 66, ("models/extractor/second does not exist", "dvc repro extractor")),
+        (("--by", "classifier", "--best-of", "2", "--dataset", "folder", "-o", "set"), 66, ("models/extractor/second does not exist",)),
         (("--by", "classifier", "--best-of", "2", "--classifier", "turned"), 78, ("was taught no labels",)),
         (("--by", "classifier", "--best-of", "2", "--classifier", "taught", "-m", "g"), 78, ("3 channels", "the model of 1")),
         (("--best-of", "2", "-m", "l"), 78, ("take density",)),
@@ -99,7 +100,7 @@ def test_what_cannot_be_done_is_one_line_and_a_code(here, arguments, code, words
     result = vae(*(arguments if "-m" in arguments else (*arguments, "-m", "m")))
     assert result.exit_code == code and "Traceback" not in result.output, result.output
     assert all(word in result.stderr for word in words), result.stderr
-    assert not (here / "samples.png").exists()
+    assert not (here / "samples.png").exists() and not (here / "set").exists()
 
 
 def test_data_set_is_of_the_best_and_says_so(here):
