@@ -3,7 +3,7 @@
 A small network reads standardised factors and one-hot labels from posterior means, f: R^D -> R^A. A move goes from z to f(z) + delta by
 steps of least length, dz = J^+ (goal - f(z)) with J the Jacobian of f (Gauss-Newton with the pseudo-inverse): whatever f does not read
 stays, and so does whatever it reads and is not to be moved. Between labels there is nothing to follow a slope along: a label is made by
-the step between the mean latents of the two labels at equal factors (least squares), and then the factors are set right as above.
+the step between the mean latents of training images of either label whose factors are nearest, and then the factors are set right as above.
 N images, D latents, F factors, L labels, A = F + L.
 """
 
@@ -26,6 +26,7 @@ from vae.samplers.training import Tensors, layers, network, through, trained
 
 TENSORS, NAMES = "attributes.safetensors", "attributes.json"
 HIDDEN_UNITS, MOVES = 128, 12
+EXAMPLES, NEAR = 2000, 20  # training images whose latents are kept, and how many of a label make a mean
 WEAKEST = 1e-2  # of J's singular values, relative to the largest: what f hardly sees is not moved along
 
 
@@ -75,11 +76,14 @@ class Attributes:
         sizes = (latents, HIDDEN_UNITS, HIDDEN_UNITS, target_NA.shape[1])
         start = network("read", sizes, torch.Generator().manual_seed(seed))
         learned = trained(start, loss, torch.cat([mean_ND, target_NA], 1), steps, seed)
-        of_labels = torch.linalg.lstsq(target_NA.double(), mean_ND.double(), driver="gelsd").solution[len(kept) :]
         low_F, high_F = (value_NF.amin(0), value_NF.amax(0)) if len(kept) else (mean_F, mean_F)
         scales = {"factor_mean": mean_F, "factor_std": std_F, "factor_low": low_F, "factor_high": high_F}
-        scales["label_LD"] = of_labels.contiguous()
-        return cls(kept, own_labels, {**learned, **inputs, **{name: value.float() for name, value in scales.items()}})
+        tensors = {**learned, **inputs, **{name: value.float() for name, value in scales.items()}}
+        if own_labels:
+            assert label_N is not None
+            some = _examples(label_N, len(own_labels))
+            tensors |= {"example_MD": mean_ND[some].contiguous(), "example_label_M": label_N[some].contiguous()}
+        return cls(kept, own_labels, tensors)
 
     @torch.no_grad()
     def factors_of(self, z_ND: Tensor) -> Tensor:
@@ -99,8 +103,8 @@ class Attributes:
         self._check(z_ND, by, label)
         count, goal_NF = len(self.factors), _told(self.tensors, z_ND)[:, : len(self.factors)]
         if label is not None:
-            label_LD = self.tensors["label_LD"]
-            z_ND = z_ND + label_LD[self.labels.index(label)] - label_LD[self.labels_of(z_ND)]
+            wanted_N = torch.full((len(z_ND),), self.labels.index(label))
+            z_ND = z_ND + self._near(goal_NF, wanted_N) - self._near(goal_NF, self.labels_of(z_ND))
         goal_NA = torch.cat([goal_NF, _told(self.tensors, z_ND)[:, count:]], 1)
         for name, change in by.items():
             place = self.factors.index(name)
@@ -110,6 +114,18 @@ class Attributes:
             short_NA1 = ((goal_NA - _told(self.tensors, z_ND)) / left)[..., None]
             z_ND = z_ND + (torch.linalg.pinv(jacobian(z_ND), rtol=WEAKEST) @ short_NA1)[..., 0]
         return z_ND
+
+    def _near(self, value_NF: Tensor, label_N: Tensor) -> Tensor:
+        """The mean latents (N, D) of the training images of each label whose factors are nearest to those values."""
+        example_MD, known_M = self.tensors["example_MD"], self.tensors["example_label_M"]
+        value_MF, found = _told(self.tensors, example_MD)[:, : len(self.factors)], []
+        for value_F, label in zip(value_NF, label_N, strict=True):
+            own_M = (known_M == label).nonzero()[:, 0]
+            if not len(own_M):
+                raise UnknownAttributeError(f"no training image of label {self.labels[int(label)]!r} went with the model")
+            near_M = (value_MF[own_M] - value_F).square().sum(1).argsort(stable=True)[: NEAR if self.factors else len(own_M)]
+            found.append(example_MD[own_M[near_M]].mean(0))
+        return torch.stack(found)
 
     def _check(self, z_ND: Tensor, by: Mapping[str, float], label: str | None) -> None:
         known = f"known are {', '.join((*self.factors, *self.labels)) or 'none'}"
@@ -137,6 +153,15 @@ class Attributes:
         if not (directory / NAMES).exists():
             return None
         return cls(**json.loads((directory / NAMES).read_text(encoding="utf-8")), tensors=load_file(directory / TENSORS))
+
+
+def _examples(label_N: Tensor, labels: int) -> Tensor:
+    """Places (M,) of about ``EXAMPLES`` images, of each label equally many where there are so many, spread over them all."""
+    each, found = max(NEAR, EXAMPLES // labels), []
+    for label in range(labels):
+        own = (label_N == label).nonzero()[:, 0]
+        found.append(own[:: max(1, len(own) // each)][:each])
+    return torch.cat(found)
 
 
 def _decided(value_N: np.ndarray, label_N: Tensor | None) -> bool:

@@ -71,6 +71,19 @@ def test_a_label_is_made_and_the_factors_stay(known):
     assert np.abs(after - before)[:, [0, 1]].mean() < 0.06
 
 
+def test_rare_label_is_made_too_and_one_without_images_is_told():
+    z_ND, factors, label_N = planted(3000, 0)
+    rare = (label_N != 2) | (torch.arange(3000) < 60)
+    known = Attributes.fit(
+        z_ND[rare], {name: value[rare.numpy()] for name, value in factors.items()}, label_N[rare], [*LABELS, "dog"], 800, 0
+    )
+    assert known is not None
+    other_ND = planted(50, 3)[0]
+    assert np.abs(truth(known.moved(other_ND, {}, "cat"))[:, 2] - 2).mean() < 0.25
+    with pytest.raises(UnknownAttributeError, match="no training image of label 'dog'"):
+        known.moved(other_ND, {}, "dog")
+
+
 def test_fit_is_a_function_of_its_arguments_and_survives_the_disk(known, tmp_path: Path):
     z_ND, factors, label_N = planted(4000, 0)
     torch.manual_seed(77)
