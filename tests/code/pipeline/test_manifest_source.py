@@ -175,7 +175,7 @@ def test_manifest_stopped_run_ends_at_once_and_goes_on_with_what_was_fetched(pro
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         manifest.pack(given, Writer())  # as Ctrl-C after the first file
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30  # not the deadline
     table, _ = brought(project, path)
     assert list(table["sha256"]) == [sha(picture(1)), sha(picture(2))]
     assert site.count("/1.png") == 1
