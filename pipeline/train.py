@@ -38,6 +38,7 @@ from vae.errors import ResumeRefusedError
 from vae.files import MANIFEST, canonical_json, read_json, read_manifest, replaced_directory, sha256_file, write_text
 from vae.known import Known
 from vae.models import build
+from vae.noise import step_noise
 from vae.samplers import fit_prior
 from vae.schema import checked
 from vae.state import claim
@@ -117,10 +118,12 @@ def _attributes(generator: Generator, values: SimpleNamespace, paths: Paths) -> 
     label_N = train.labels(places) if facts["labels"] else None
     if label_N is not None and (label_N < 0).any():
         label_N = None  # some images have none
-    mean_ND, _ = generator.encode(train.gather(places), label_N if generator.config.classes else None)
+    mean_ND, logvar_ND = generator.encode(train.gather(places), label_N if generator.config.classes else None)
+    # Of samples, not of means: what the decoder has learned to overlook is then no way to tell a property by.
+    z_ND = mean_ND + (logvar_ND / 2).exp() * step_noise(values.base.seed, 0, (len(mean_ND), mean_ND.shape[1]), mean_ND.device)
     known = {name: value_N for name, value_N in factors.items() if not pd.isna(value_N).any()}
     labels = [] if generator.config.classes else facts["labels"]  # what a model is told its latents need not say
-    return Attributes.fit(mean_ND, known, label_N, labels, values.train.attribute_steps, values.base.seed)
+    return Attributes.fit(z_ND, known, label_N, labels, values.train.attribute_steps, values.base.seed)
 
 
 def _known(generator: Generator, count: int, paths: Paths) -> Known | None:

@@ -1,6 +1,6 @@
 """Known properties of images (factors, labels) as functions of the latents, and moves that change one of them and keep the others.
 
-A small network reads standardised factors and one-hot labels from posterior means, f: R^D -> R^A. A move goes from z to f(z) + delta by
+A small network reads standardised factors and one-hot labels from the latents, f: R^D -> R^A. A move goes from z to f(z) + delta by
 steps of least length, dz = J^+ (goal - f(z)) with J the Jacobian of f (Gauss-Newton with the pseudo-inverse): whatever f does not read
 stays, and so does whatever it reads and is not to be moved. Between labels there is nothing to follow a slope along: a label is made by
 the step between the mean latents of training images of either label whose factors are nearest, and then the factors are set right as above.
@@ -49,10 +49,11 @@ class Attributes:
     @classmethod
     @one_thread()
     def fit(
-        cls, mean_ND: Tensor, factors: Mapping[str, np.ndarray], label_N: Tensor | None, labels: list[str], steps: int, seed: int
+        cls, z_ND: Tensor, factors: Mapping[str, np.ndarray], label_N: Tensor | None, labels: list[str], steps: int, seed: int
     ) -> Attributes | None:
-        """Learned from posterior means and the known values (N,) of each factor, by least squares; a function of the arguments.
+        """Learned from a posterior sample (N, D) of each image and the known values (N,) of each factor, by least squares.
 
+        A function of the arguments.
         A factor that never varies, or that the label decides, is left out; None where nothing is left.
         """
         known = {name: np.asarray(value_N, np.float64) for name, value_N in factors.items()}
@@ -60,7 +61,7 @@ class Attributes:
         own_labels = labels if label_N is not None and len(labels) > 1 else []
         if not kept and not own_labels:
             return None
-        value_NF = torch.from_numpy(np.stack([known[name] for name in kept], 1) if kept else np.zeros((len(mean_ND), 0)))
+        value_NF = torch.from_numpy(np.stack([known[name] for name in kept], 1) if kept else np.zeros((len(z_ND), 0)))
         mean_F = value_NF.mean(0)
         std_F = (value_NF - mean_F).square().mean(0).sqrt()
         parts = [(value_NF - mean_F) / std_F]
@@ -68,21 +69,21 @@ class Attributes:
             assert label_N is not None
             parts.append(F.one_hot(label_N, len(own_labels)).double())
         target_NA = torch.cat(parts, 1).float()
-        latents, inputs = mean_ND.shape[1], {"mean_D": mean_ND.mean(0), "std_D": mean_ND.std(0).clamp_min(1e-6)}
+        latents, inputs = z_ND.shape[1], {"mean_D": z_ND.mean(0), "std_D": z_ND.std(0).clamp_min(1e-6)}
 
         def loss(tensors: Tensors, both: Tensor, progress: float, noise: torch.Generator) -> Tensor:
             return (_told(inputs | tensors, both[:, :latents]) - both[:, latents:]).square().sum(1).mean()
 
         sizes = (latents, HIDDEN_UNITS, HIDDEN_UNITS, target_NA.shape[1])
         start = network("read", sizes, torch.Generator().manual_seed(seed))
-        learned = trained(start, loss, torch.cat([mean_ND, target_NA], 1), steps, seed)
+        learned = trained(start, loss, torch.cat([z_ND, target_NA], 1), steps, seed)
         low_F, high_F = (value_NF.amin(0), value_NF.amax(0)) if len(kept) else (mean_F, mean_F)
         scales = {"factor_mean": mean_F, "factor_std": std_F, "factor_low": low_F, "factor_high": high_F}
         tensors = {**learned, **inputs, **{name: value.float() for name, value in scales.items()}}
         if own_labels:
             assert label_N is not None
             some = _examples(label_N, len(own_labels))
-            tensors |= {"example_MD": mean_ND[some].contiguous(), "example_label_M": label_N[some].contiguous()}
+            tensors |= {"example_MD": z_ND[some].contiguous(), "example_label_M": label_N[some].contiguous()}
         return cls(kept, own_labels, tensors)
 
     @torch.no_grad()

@@ -62,6 +62,8 @@ def test_grid_is_searched_whole_and_the_training_begins_from_its_best(ready: Wor
     result = ready.stage("train")
     assert result.returncode == 0 and "begun from the weights of the search's chosen trial" in result.stderr, result.stderr
     assert (ready.root / "models/vae/model.safetensors").read_bytes() != weights
+    known = json.loads((ready.root / "models/vae/attributes.json").read_text())
+    assert set(known["factors"]) >= {"scale", "orientation", "x", "y"} and len(known["labels"]) == 3
     curves = pd.read_csv(ready.root / "reports/train/curves.csv")
     assert not (ready.root / "reports/train/transfer.csv").exists()
     ready.set({"train.warm_start": "models/tuned/model.safetensors", "train.transfer": True, "train.frozen_images": 200,
