@@ -89,7 +89,8 @@ def main() -> None:
             "shape_right": round(float((before["shape"] == truth["shape"].to_numpy()).mean()), 3),
         },
     }
-    rows = [plain[:SHOWN]]
+    shown = np.linspace(0, IMAGES - 1, SHOWN).round().astype(int)
+    rows = [plain[shown]]
     for name in FACTORS:
         change_N = np.where(truth[name] > middle[name], -1, 1) * MOVE * float(spread[name])
         moved = [attributes.moved(mean_ND[i : i + 1], {name: float(change)}) for i, change in enumerate(change_N)]
@@ -100,14 +101,14 @@ def main() -> None:
         own = change[name] * np.sign(change_N)
         kept = float((after["shape"] == before["shape"]).mean())
         found[name] = {"asked": MOVE, "moved": round(float(own.mean()), 3), "others": told, "shape_kept": round(kept, 3)}
-        rows.append(pictures[:SHOWN])
+        rows.append(pictures[shown])
         print(name, found[name], flush=True)
     pictures = generator.decode(attributes.moved(mean_ND, {}, "heart"))
     after = judged(pictures)
     told = {name: round(float((after[name] - before[name]).abs().mean() / spread[name]), 3) for name in FACTORS}
     found["heart"] = {"shape_is": round(float((after["shape"] == SHAPES.index("heart")).mean()), 3), "others": told}
     print("heart", found["heart"], flush=True)
-    rows.append(pictures[:SHOWN])
+    rows.append(pictures[shown])
     write_text(result("restyle"), canonical_json(found | {"images": IMAGES, "machine": machine()}))
     save_png(grid(np.concatenate(rows), columns=SHOWN, mode=generator.contract["mode"]), RESULTS / "restyle.png")
     tables.write()
