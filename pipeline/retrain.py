@@ -103,11 +103,12 @@ def _why_not(values: SimpleNamespace, ticks: Ticks, found: Look, now: datetime) 
 
 
 def _beginnings(values: SimpleNamespace, paths: Paths) -> list[str]:
-    """What train.warm_start is to be, one training after the other."""
+    """What train.warm_start is to be, one training after the other; where layers are carried over, anew is from where it says."""
+    anew = values.train.warm_start if values.train.transfer else ""
     champion = None if values.retrain.begin == "anew" else Registry.here(paths, values.register.name).champion()
     if champion is None:
-        return [""]
-    return [f"models:/{values.register.name}/{champion}", *([""] if values.retrain.begin == "both" else [])]
+        return [anew]
+    return [f"models:/{values.register.name}/{champion}", *([anew] if values.retrain.begin == "both" else [])]
 
 
 def _trained(values: SimpleNamespace, paths: Paths, begin: str) -> tuple[int, dict[str, Any]]:

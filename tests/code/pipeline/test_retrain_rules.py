@@ -75,8 +75,12 @@ def test_only_one_at_a_time(project):
 def test_without_a_champion_every_training_begins_anew(project, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for begin in ("anew", "champion", "both"):
-        values = SimpleNamespace(retrain=SimpleNamespace(begin=begin), register=SimpleNamespace(name="cats"))
-        assert _beginnings(values, project.paths) == [""]
+        for origin, transfer, anew in (("", False, ""), ("tuned", False, ""), ("models:/dogs/2", True, "models:/dogs/2")):
+            values = SimpleNamespace(
+                retrain=SimpleNamespace(begin=begin), register=SimpleNamespace(name="cats"),
+                train=SimpleNamespace(warm_start=origin, transfer=transfer),
+            )  # fmt: skip
+            assert _beginnings(values, project.paths) == [anew]
 
 
 def test_dry_run_changes_nothing(project, capsys, monkeypatch):
