@@ -64,6 +64,17 @@ def testdata() -> str:
     return f"{lines(head, rows)}\n\n{found['images']:,} images of the embedded data set's size. Measured on: {found['machine']}."
 
 
+def inpaint() -> str:
+    """PSNR of the missing pixels by every way (benchmarks/inpaint.py)."""
+    found = read("inpaint")
+    if not found:
+        return NOTHING
+    ways = {"inpaint": "`vae inpaint`", "encoder": "encoder alone", "laplace": "Laplace", "even": "even filling"}
+    rows = [(name, *(f"{told[way]:.1f}" for way in ways)) for name, told in found["psnr_db"].items()]
+    head = ("missing", *ways.values())
+    return f"{lines(head, rows)}\n\nPSNR of the missing pixels in dB, {found['images']} test sprites. Measured on: {found['machine']}."
+
+
 def best_of() -> str:
     """Precision, coverage and FCD of every way to choose, and of a lower temperature (benchmarks/best_of.py)."""
     found, rows = read("best-of-n"), []
