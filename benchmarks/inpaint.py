@@ -1,8 +1,8 @@
 """How well missing parts are drawn: ``python -m benchmarks.inpaint`` after ``make run`` writes docs/results/inpaint.json and a picture.
 
 Of test images a square in the middle, the left half, or three pixels of four (at random) are taken away. Error of the missing pixels
-alone, as PSNR over all images: by ``vae inpaint``, by what the encoder makes of the picture with its hole filled evenly, by the even filling, and
-by the mean of the known pixels around each missing one, again and again (Laplace's equation).
+alone, as PSNR over all images: by ``vae inpaint``, by what the encoder makes of the picture with its hole filled evenly, by the even
+filling, and by the mean of the pixels around each missing one, again and again (Laplace's equation).
 """
 
 from __future__ import annotations
