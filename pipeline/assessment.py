@@ -166,8 +166,7 @@ def assess(values: SimpleNamespace, paths: Paths, report: Path) -> None:
     metrics |= feature_scores(values, generator, drawn, unseen, (network, second), paths)
     of_labels, shares = label_scores(network, (drawn.images_NHWC, asked_N), (images, label_N), train, facts["labels"])
     metrics |= of_labels
-    count = min(len(test), values.evaluate.samples)  # coverage compares equal counts only
-    metrics |= best_of_curve.write(values, generator, network, network.features(test.spread(count)), report)
+    metrics |= best_of_curve.write(values, generator, network, unseen.features_ND, report)
     if fid_network is not None:
         log.info("FID of %d samples", values.evaluate.samples)
         metrics |= fid_scores(values, drawn.images_NHWC, fid_network, facts["mode"], paths)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,20 +87,23 @@ class BestOf:
         who = f" of {sha256_file(self.network / MANIFEST)}" if self.network is not None and self.candidates > 1 else ""
         return told + who + "".join(f", {each}" for each in self.require)
 
-    def draw(
-        self, generator: Generator, n: int, seed: int, temperature: float = 1.0, label_N: Tensor | None = None
-    ) -> np.ndarray:
-        """``n`` images (N, H, W, C): a function of the arguments; of one candidate each what the model's ``sample`` draws."""
+    def of(self, generator: Generator) -> Callable[..., np.ndarray]:
+        """What draws as the model's ``sample`` does, with the same arguments, but the best; of one candidate each it is that itself."""
         if self.candidates == 1 and not self.require:
-            return generator.sample(n, seed, temperature, label_N)
-        try:
-            drawn = scored(generator, n, seed, self.candidates, self.score(generator), temperature, label_N)
-            z_ND, label_N = drawn.best(self.candidates)
-        except TooFewError as error:
-            raise BadConfigError(f"--require {' '.join(self.require)}: {error}; draw more candidates, or ask less") from None
-        except ValueError as error:
-            raise BadConfigError(f"--by {self.by}: {error}") from None
-        return generator.decode(z_ND, label_N)
+            return generator.sample
+        score = self.score(generator)
+
+        def draw(n: int, seed: int, temperature: float = 1.0, label_N: Tensor | None = None) -> np.ndarray:
+            try:
+                drawn = scored(generator, n, seed, self.candidates, score, temperature, label_N)
+                z_ND, label_N = drawn.best(self.candidates)
+            except TooFewError as error:
+                raise BadConfigError(f"--require {' '.join(self.require)}: {error}; draw more candidates, or ask less") from None
+            except ValueError as error:
+                raise BadConfigError(f"--by {self.by}: {error}") from None
+            return generator.decode(z_ND, label_N)
+
+        return draw
 
 
 def _under(judge: Score, limits: list[Constraint], mode: str) -> Score:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.best_of import SCORES
 from pipeline.plots import ACCENT, INK, save, subplots
-from pipeline.scores import Scores
+from pipeline.scores import Scores, spread
 from vae.artefact import Generator
 from vae.best import Scored, scored
 from vae.extractor import Extractor
@@ -78,11 +78,12 @@ def draw(table: pd.DataFrame, bound: float, path: Path) -> None:
     save(figure, path)
 
 
-def write(values: SimpleNamespace, generator: Generator, network: Extractor, real_ND: Tensor, report: Path) -> Scores:
+def write(values: SimpleNamespace, generator: Generator, network: Extractor, test_ND: Tensor, report: Path) -> Scores:
     """The table, the picture, and as scores what the most precise choice within the bound reaches; nothing where it is not asked."""
     section = values.evaluate
     if section.best_of == 1:
         return {}
+    real_ND = spread(test_ND, section.samples)
     log.info("precision and coverage of the best of up to %d candidates", section.best_of)
     try:
         table = curve(values, generator, network, real_ND)

@@ -86,7 +86,7 @@ def standard_normal(generator: Generator, samples: int, seed: int) -> np.ndarray
     return generator.decode(z_ND, generator.classes(samples, seed))
 
 
-def _spread(features_ND: Tensor, count: int) -> Tensor:
+def spread(features_ND: Tensor, count: int) -> Tensor:
     """``count`` rows at equal distances, as ``ImageShards.spread`` takes them."""
     return features_ND[torch.linspace(0, len(features_ND) - 1, min(count, len(features_ND)), dtype=torch.float64).round().long()]
 
@@ -127,8 +127,8 @@ def feature_scores(
         of_the_bound["fcd_standard_normal"] = lambda: distance(network.features(standard_normal(generator, samples, seed)))
     count = min(len(test_ND), len(generated_ND), len(train_ND))  # coverage compares equal counts only
     generated_kernel = cache(lambda: kernel_distance(test_ND, generated_ND, seed))
-    generated_manifold = cache(lambda: density_and_coverage(_spread(test_ND, count), generated_ND[:count]))
-    real_manifold = cache(lambda: density_and_coverage(_spread(test_ND, count), _spread(train_ND, count)))
+    generated_manifold = cache(lambda: density_and_coverage(spread(test_ND, count), generated_ND[:count]))
+    real_manifold = cache(lambda: density_and_coverage(spread(test_ND, count), spread(train_ND, count)))
     return _each(
         {
             "fcd": lambda: distance(generated_ND),

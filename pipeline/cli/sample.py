@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -69,7 +68,7 @@ def sample(
             raise BadConfigError(f"n is {n}: 1 to {MOST_IMAGES} images are drawn at a time")
         _check([], wanted, n)
         called, generator = reference.load(model, paths)
-        drawn = best.draw(generator, n, seed, temperature, labels_of(generator, label, n))
+        drawn = best.of(generator)(n, seed, temperature, labels_of(generator, label, n))
         written(called, generator, drawn, out, COLUMNS)
 
     ended("sample", work)
@@ -92,9 +91,9 @@ def _dataset(wanted: _Wanted, form: str, paths: Paths) -> None:
     problems += [f"--out {out}: a data set is a folder, its name has no suffix"] if out == STANDARD or Path(out).suffix else []
     _check(problems, wanted, PART_IMAGES)
     called, generator = reference.load(wanted.model, paths)
-    wanted.best.score(generator)  # a classifier that is missing is told before a folder is begun
+    draw = wanted.best.of(generator)  # a classifier that is missing is told before a folder is begun
     order = ordered(called, generator, n, wanted.seed, wanted.temperature, str(wanted.best), form)
-    drawn = Dataset(Path(out), order, generator, partial(wanted.best.draw, generator)).write()
+    drawn = Dataset(Path(out), order, generator, draw).write()
     print(f"{called} drew {drawn} of {n} images now: {out}, {CARD} says what they are", file=sys.stderr)
 
 

@@ -55,7 +55,7 @@ def test_best_of_draws_what_its_score_prefers(here, by):
     generator = saved_model(here / "k", classes=3)
     how = BestOf(20, by, network=here / "taught")
     found = drawn("12", "-m", "k", "--seed", "3", "--best-of", "20", "--by", by, "--classifier", "taught")
-    np.testing.assert_array_equal(found, how.draw(generator, 12, 3))
+    np.testing.assert_array_equal(found, how.of(generator)(12, 3))
     of_all = scored(generator, 12, 3, 20, how.score(generator))
     places = [int((of_all.z_MD == z_D).all(1).nonzero()[0, 0]) for z_D in of_all.best(20)[0]]
     assert of_all.label_M is not None
@@ -109,13 +109,15 @@ def test_data_set_is_of_the_best_and_says_so(here):
     assert "the best of 5 by consistency" in (here / "set" / CARD).read_text()
     images = sorted((here / "set").glob("[abc]*/*.png"), key=lambda path: path.name)
     first = int(np.random.SeedSequence([0, 0]).generate_state(1, np.uint64)[0] >> 1)
-    expected = BestOf(5, "consistency").draw(generator, 30, first)
+    expected = BestOf(5, "consistency").of(generator)(30, first)
     np.testing.assert_array_equal(np.stack([np.asarray(Image.open(path)) for path in images]), expected)
     assert vae("30", "-m", "k", "--best-of", "6", "--dataset", "folder", "-o", "set").exit_code == 78
 
 
 def values(best_of: int, bound: float = 0.9) -> SimpleNamespace:
-    return SimpleNamespace(base=SimpleNamespace(seed=1), evaluate=SimpleNamespace(best_of=best_of, best_of_coverage=bound))
+    return SimpleNamespace(
+        base=SimpleNamespace(seed=1), evaluate=SimpleNamespace(best_of=best_of, best_of_coverage=bound, samples=450)
+    )
 
 
 def network() -> Extractor:
