@@ -16,7 +16,7 @@ from pipeline import best_of_curve, evaluate_pictures
 from pipeline.doctor import diagnose
 from pipeline.errors import TrainingFailedError
 from pipeline.judgement import MOST_TRAINING_IMAGES, extremes, intervals, remembered, slices
-from pipeline.paths import DOCTOR, INDEX, INTERVALS, METRICS, PROTOCOL, SECOND, SLICES, Paths
+from pipeline.paths import DOCTOR, FACTOR, INDEX, INTERVALS, METRICS, PROTOCOL, SECOND, SLICES, Paths
 from pipeline.plots import draw_information, draw_shares
 from pipeline.scores import (
     BLUR_SIGMA_PIXELS,
@@ -76,7 +76,7 @@ def _factor_scores(mean_ND: np.ndarray, factors: pd.DataFrame, seed: int) -> tup
     except TooFewSamplesError as error:
         log.warning("no scores of known factors: %s", error)
         return dict.fromkeys(FACTOR_SCORES), None
-    names = [name.removeprefix("factor_") for name in factors]
+    names = [name.removeprefix(FACTOR) for name in factors]
     return scores, pd.DataFrame(information(mean_ND, known_NF), index=pd.Index(names, name="factor"))
 
 
@@ -85,7 +85,7 @@ def _latent_scores(
 ) -> tuple[dict[str, float | None], pd.DataFrame | None]:
     """Scores of the test images' posterior means; where these come with known factors also what each latent of a vector tells of each."""
     scores: dict[str, float | None] = {"active_units": active_units(mean_ND), "latent_dim": generator.config.latent_dim}
-    columns = [column for column in index if column.startswith("factor_")]
+    columns = [column for column in index if column.startswith(FACTOR)]
     known = index.loc[index["split"] == "test", columns]
     if not columns or known.isna().any(axis=None) or not generator.model.vector_latents:
         return scores, None

@@ -52,6 +52,7 @@ _PLACES = {
 # Inside the artefacts; names that more than one stage uses.
 SECOND = "second"  # below models/extractor: the other network
 INDEX = "index.parquet"
+FACTOR = "factor_"  # before the names of its columns of known factors
 REJECTED = "rejected.csv"
 SKIPPED = "skipped.csv"
 BEST = "best.json"

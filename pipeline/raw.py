@@ -20,6 +20,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.paths import FACTOR
+
 ARCHIVE_NAME = "images-{:05d}.zip"
 FILES, FAILED = "files.parquet", "failed.csv"
 ARCHIVE_FILES = 8192  # per archive: zipfile holds an archive's whole directory in memory, with a million files too
@@ -101,7 +103,7 @@ class RawWriter:
         self._bytes_in_archive += length
         self.files += 1
         row = {"path": name, "archive": self._archive, "bytes": length, "sha256": digest.hexdigest()}
-        self._rows.append(row | {"label": label, "split": split} | {f"factor_{k}": float(v) for k, v in factors.items()})
+        self._rows.append(row | {"label": label, "split": split} | {f"{FACTOR}{k}": float(v) for k, v in factors.items()})
         if len(self._rows) == ARCHIVE_FILES:
             self._flush()
         return True

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +24,7 @@ from pipeline.forwarder import Forwarder
 from pipeline.group import run_group
 from pipeline.job import CHECKPOINTS, Job, check_cache, classes, fingerprint, identity, on_the_fly, training_directories
 from pipeline.outbox import Message, Outbox, connect
-from pipeline.paths import BEST, INDEX, METRICS, RUN, Paths
+from pipeline.paths import BEST, FACTOR, INDEX, METRICS, RUN, Paths
 from pipeline.plots import draw_curves
 from pipeline.sections import Fit
 from pipeline.spool import read
@@ -32,20 +32,18 @@ from pipeline.tracking import Tracker, patient
 from pipeline.warm_start import TRANSFER, start
 from vae.artefact import Generator, load_artefact, save_artefact
 from vae.attributes import Attributes
-from vae.config import FitConfig, ModelConfig
+from vae.config import FitConfig, ModelConfig, Schedule
 from vae.data import ImageShards
 from vae.errors import ResumeRefusedError
 from vae.files import MANIFEST, canonical_json, read_json, read_manifest, replaced_directory, sha256_file, write_text
 from vae.known import Known
 from vae.models import build
-from vae.noise import step_noise
-from vae.samplers import fit_prior
+from vae.samplers import fit_to, posterior_samples
 from vae.schema import checked
 from vae.state import claim
 
 PARAMS = ("base.seed", "augment", "fit", "train")
 PRIOR_IMAGES = 10_000  # training images whose latents the prior is fitted to
-FACTOR = "factor_"  # before the names of the index's columns
 log = logging.getLogger("pipeline.train")
 
 
@@ -70,18 +68,8 @@ def choose(values: SimpleNamespace, paths: Paths) -> Choice:
 def configs(values: SimpleNamespace, shape: tuple[int, int, int], choice: Choice, classes: int) -> tuple[ModelConfig, FitConfig]:
     """The model and the training that the parameters and the choice ask for, on images of ``shape``."""
     model = choice.fit.model_config(shape, choice.latent_dim, classes)
-    fit = choice.fit.fit_config(
-        seed=values.base.seed,
-        beta=choice.beta,
-        total_images=values.train.total_images,
-        validate_every_images=values.train.validate_every_images,
-        checkpoint_every_images=values.train.checkpoint_every_images,
-        keep_checkpoints=values.train.keep_checkpoints,
-        patience_reports=values.train.patience_reports,
-        frozen_images=values.train.frozen_images,
-        layer_decay=values.train.layer_decay,
-    )
-    return model, fit
+    schedule = {spec.name: getattr(values.train, spec.name) for spec in fields(Schedule)}
+    return model, choice.fit.fit_config(seed=values.base.seed, beta=choice.beta, **schedule)
 
 
 def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
@@ -98,32 +86,39 @@ def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
         "labels": facts["labels"] if job.model.classes else [],
     }
     images, label_N = ImageShards(paths.processed / "train").labelled(PRIOR_IMAGES)
-    prior = fit_prior(model, images, values.fit.prior_config, values.base.seed, label_N)
+    z_ND = posterior_samples(model, images, values.base.seed, label_N)
+    prior = fit_to(z_ND, values.fit.prior_config, values.base.seed, job.model.classes, label_N)
+    generator = Generator(model, job.model, prior, contract)
     with replaced_directory(paths.model) as directory:
-        known = _known(Generator(model, job.model, prior, contract), values.train.known_images, paths)
-        attributes = _attributes(Generator(model, job.model, prior, contract), values, paths)
+        known = _known(generator, values.train.known_images, paths)
+        attributes = (
+            _attributes(generator, z_ND, label_N, facts["labels"], values, paths) if values.train.attribute_steps else None
+        )
         save_artefact(directory, model, job.model, prior, contract, known, attributes)
     load_artefact(paths.model)
 
 
-def _attributes(generator: Generator, values: SimpleNamespace, paths: Paths) -> Attributes | None:
-    """How the latents tell the factors and labels of the training images, where these have any."""
-    if not values.train.attribute_steps or not generator.model.vector_latents:
+def _attributes(
+    generator: Generator,
+    z_ND: torch.Tensor,
+    label_N: torch.Tensor | None,
+    labels: list[str],
+    values: SimpleNamespace,
+    paths: Paths,
+) -> Attributes | None:
+    """How latents tell the factors and labels of the training images, where these have any.
+
+    Of posterior samples, not of means: what the decoder has learned to overlook is then no way to tell a property by.
+    """
+    if not generator.model.vector_latents:
         return None
-    train, facts = ImageShards(paths.processed / "train"), read_manifest(paths.processed, hashes=False)
-    index = pd.read_parquet(paths.processed / INDEX)
-    places = train.places(PRIOR_IMAGES)
-    told = index[index["split"] == "train"].iloc[places]
-    factors = {name.removeprefix(FACTOR): told[name].to_numpy() for name in told if name.startswith(FACTOR)}
-    label_N = train.labels(places) if facts["labels"] else None
-    if label_N is not None and (label_N < 0).any():
+    index, train = pd.read_parquet(paths.processed / INDEX), ImageShards(paths.processed / "train")
+    told = index[index["split"] == "train"].iloc[train.places(PRIOR_IMAGES)].filter(regex=f"^{FACTOR}").dropna(axis=1)
+    factors = {name.removeprefix(FACTOR): told[name].to_numpy() for name in told}
+    if label_N is not None and (not labels or (label_N < 0).any()):
         label_N = None  # some images have none
-    mean_ND, logvar_ND = generator.encode(train.gather(places), label_N if generator.config.classes else None)
-    # Of samples, not of means: what the decoder has learned to overlook is then no way to tell a property by.
-    z_ND = mean_ND + (logvar_ND / 2).exp() * step_noise(values.base.seed, 0, (len(mean_ND), mean_ND.shape[1]), mean_ND.device)
-    known = {name: value_N for name, value_N in factors.items() if not pd.isna(value_N).any()}
-    labels = [] if generator.config.classes else facts["labels"]  # what a model is told its latents need not say
-    return Attributes.fit(z_ND, known, label_N, labels, values.train.attribute_steps, values.base.seed)
+    own = [] if generator.config.classes else labels  # what a model is told its latents need not say
+    return Attributes.fit(z_ND, factors, label_N, own, values.train.attribute_steps, values.base.seed)
 
 
 def _known(generator: Generator, count: int, paths: Paths) -> Known | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from vae.config import Schedule
 from vae.schema import field
 
 # Weights to begin from: the search's, those of a registered version, or a file beside its config.json.
@@ -12,21 +13,14 @@ TUNED, VERSION, FILE = "tuned", r"models:/[^/@]+/\d+", ".safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class Train(Schedule):
     """Read by train alone, but ``warm_start`` by retrain too."""
 
     use_tuned: bool
     warm_start: str
     transfer: bool
-    frozen_images: int = field(low=0)
-    layer_decay: float = field(above=0, high=1)
     beta: float = field(above=0, high=1e4)
     latent_dim: int = field(low=1, high=4096)
-    total_images: int = field(low=1)
-    validate_every_images: int = field(low=1)
-    checkpoint_every_images: int = field(low=1)
-    keep_checkpoints: int = field(low=1, high=1000)
-    patience_reports: int = field(low=0)
     known_images: int = field(low=0, high=10**6)
     attribute_steps: int = field(low=0, high=10**6)
     max_failures: int = field(low=0, high=100)

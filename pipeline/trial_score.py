@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.errors import BadDataError
-from pipeline.paths import INDEX, Paths
+from pipeline.paths import FACTOR, INDEX, Paths
 from vae.artefact import Generator
 from vae.config import ModelConfig, PriorConfig
 from vae.data import ImageShards
@@ -63,7 +63,7 @@ def of_samples(values: SimpleNamespace, extractor: Path, real_ND: Tensor, state:
 def _known(index: Path) -> np.ndarray:
     """The known factors (N, F) of the validation images; none of them where one is not known."""
     table = pd.read_parquet(index)
-    known = table.loc[table["split"] == "val", [column for column in table if column.startswith("factor_")]]
+    known = table.loc[table["split"] == "val", [column for column in table if column.startswith(FACTOR)]]
     return known.dropna(axis=1).to_numpy(np.float64)
 
 

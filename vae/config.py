@@ -112,11 +112,9 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig(Recipe):
-    """One training: progress and periods are counted in images, so they survive a change of batch size or world size."""
+class Schedule:
+    """How long the final training is, and what happens on the way: counted in images, so it survives a change of batch or world size."""
 
-    seed: int = field(low=0, high=2**31 - 1)
-    beta: float = field(above=0, high=1e4)
     total_images: int = field(low=1)
     validate_every_images: int = field(low=1)
     checkpoint_every_images: int = field(low=1)
@@ -124,6 +122,14 @@ class FitConfig(Recipe):
     patience_reports: int = field(low=0)
     frozen_images: int = field(low=0)
     layer_decay: float = field(above=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig(Recipe, Schedule):
+    """One training."""
+
+    seed: int = field(low=0, high=2**31 - 1)
+    beta: float = field(above=0, high=1e4)
 
     @property
     def total_steps(self) -> int:

@@ -49,10 +49,8 @@ SAMPLERS: dict[str, type[Sampler]] = {"normal": Normal, "mixture": Mixture, "flo
 
 
 @torch.no_grad()
-def fit_prior(
-    model: VAE, images_NHWC: np.ndarray, config: PriorConfig, seed: int, label_N: Tensor | None = None
-) -> Sampler | ByClass:
-    """The density ``config.name`` fitted to one posterior sample of each uint8 image; one for each class of a model with classes."""
+def posterior_samples(model: VAE, images_NHWC: np.ndarray, seed: int, label_N: Tensor | None = None) -> Tensor:
+    """One posterior sample (N, D) of each uint8 image: a function of the arguments."""
     device = next(model.parameters()).device
     noise_ND = torch.randn(len(images_NHWC), model.latent_dim, generator=torch.Generator().manual_seed(seed)).to(device)
     found = []
@@ -61,8 +59,21 @@ def fit_prior(
         labels = None if label_N is None else label_N[rows].to(device)
         observed = model.observe(to_model_range(torch.from_numpy(images_NHWC[rows]).to(device)), labels)
         found.append(model.infer(observed, noise_ND[rows]).z_ND.cpu())
-    kind, z_ND = SAMPLERS[config.name], torch.cat(found)
-    if not model.classes:
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def fit_to(z_ND: Tensor, config: PriorConfig, seed: int, classes: int, label_N: Tensor | None = None) -> Sampler | ByClass:
+    """The density ``config.name`` fitted to latents; one for each class of a model with classes."""
+    kind = SAMPLERS[config.name]
+    if not classes:
         return kind.fit(z_ND, config, seed)
     assert label_N is not None  # or the model would have refused
-    return ByClass.fit(kind, z_ND, label_N.cpu(), model.classes, config, seed)
+    return ByClass.fit(kind, z_ND, label_N.cpu(), classes, config, seed)
+
+
+def fit_prior(
+    model: VAE, images_NHWC: np.ndarray, config: PriorConfig, seed: int, label_N: Tensor | None = None
+) -> Sampler | ByClass:
+    """``fit_to`` the posterior samples of images."""
+    return fit_to(posterior_samples(model, images_NHWC, seed, label_N), config, seed, model.classes, label_N)
