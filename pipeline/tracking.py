@@ -163,10 +163,14 @@ class Tracker:
         """Likewise, write it: one text of the whole store, whoever wrote last."""
         from mlflow.exceptions import MlflowException
 
-        try:
-            self.client.set_experiment_tag(self.experiment_id, key, value)
-        except MlflowException as error:
-            raise UnavailableError(f"the store {self.uri} does not answer: {' '.join(str(error).split())[:200]}") from None
+        for last in (False, True):
+            try:
+                self.client.set_experiment_tag(self.experiment_id, key, value)
+                return
+            except MlflowException as error:
+                # Of two who write a tag for the first time at once, MLflow refuses one: the tag is there then, and can be changed.
+                if last or "IntegrityError" not in str(error):
+                    raise UnavailableError(f"the store {self.uri} does not answer: {' '.join(str(error).split())[:200]}") from None
 
     def exists(self, run_id: str) -> bool:
         """Whether the store knows this run (it may be another store than the one that training used)."""

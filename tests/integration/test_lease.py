@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,20 @@ def disks(folder: Path, count: int) -> list[Path]:
 
 def test_two_machines_decide_one_after_the_other(registry, tmp_path):
     contend(registry, disks(tmp_path, 2), 2)
+
+
+def test_of_many_who_write_a_note_for_the_first_time_at_once_none_is_refused(registry):
+    tracker, writers = registry.tracker, 8
+    with ThreadPoolExecutor(writers) as pool:
+        for number in range(10):
+            together, key = threading.Barrier(writers), f"first-{number}"
+
+            def write(own: int, together: threading.Barrier = together, key: str = key) -> None:
+                together.wait(60)
+                tracker.set_note(key, str(own))
+
+            list(pool.map(write, range(writers)))
+            assert tracker.note(key) in {str(own) for own in range(writers)}
 
 
 @pytest.mark.slow
