@@ -57,7 +57,7 @@ def _registered(work: Path) -> Generator:
     contract = {"mode": "L", "image_shape": [SIDE, SIDE, 1], "labels": [], "rules": asdict(rules)}
     folder = work / "model"
     folder.mkdir()
-    save_artefact(folder, model, config, fit_prior(model, images, fit.prior_config, 0, None), contract)
+    save_artefact(folder, Generator(model, config, fit_prior(model, images, fit.prior_config, 0, None), contract))
     shutil.copytree(ROOT / "infra", work / "infra")
     shutil.copy(ROOT / "params.yaml", work)
     os.environ.pop(URI_VARIABLE, None)  # of the row before

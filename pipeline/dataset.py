@@ -104,10 +104,6 @@ class Dataset:
         label_N = self._generator.classes(self._count(part), self._seed(part))
         return [""] * self._count(part) if label_N is None else [self._names[label] for label in label_N.tolist()]
 
-    def _images(self, part: int) -> list[bytes]:
-        drawn = self._draw(self._count(part), self._seed(part), self._order.temperature)
-        return [_png(picture) for picture in pictures(drawn, self._generator.contract["mode"])]
-
     def _files(self, part: int) -> list[str]:
         """The name of each image's file below the folder."""
         numbers = range(part * PART_IMAGES, part * PART_IMAGES + self._count(part))
@@ -115,7 +111,10 @@ class Dataset:
         return [f"{folder}/{number:09d}.png" for number, folder in zip(numbers, folders, strict=True)]
 
     def _write_part(self, part: int) -> int:
-        contents, names, labels = self._images(part), self._files(part), self._labels(part)
+        drawn, mode = self._draw(self._count(part), self._seed(part), self._order.temperature), self._generator.contract["mode"]
+        contents, names, labels = [_png(picture) for picture in pictures(drawn, mode)], self._files(part), self._labels(part)
+        if part == 0:
+            save_png(grid(drawn[:SHOWN], COLUMNS, mode=mode), self._folder / CONTACT)
         if self._order.form == "parquet":
             table = pa.table({"name": names, "label": labels, "image": pa.array(contents, pa.binary())})
             with replaced_file(self._folder / f"part-{part:06d}.parquet") as beside:
@@ -139,8 +138,6 @@ class Dataset:
                     rows.writerow([part * PART_IMAGES + place, name, width, height, label])
 
     def _write_card(self) -> None:
-        first = self._draw(self._count(0), self._seed(0), self._order.temperature)
-        save_png(grid(first[:SHOWN], COLUMNS, mode=self._generator.contract["mode"]), self._folder / CONTACT)
         counts: dict[str, int] = {}
         for part in range(-(-self._order.images // PART_IMAGES)):
             for label in self._labels(part):

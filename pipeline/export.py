@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,7 +22,7 @@ from pipeline import params
 from pipeline.errors import BadDataError, InputMissingError, TrainingFailedError
 from pipeline.export_table import SMALLER, Row, misses, table
 from pipeline.paths import Paths
-from vae.artefact import CONFIG, PRIOR, Generator, load_artefact, save_artefact
+from vae.artefact import Generator, load_artefact, save_artefact, save_description
 from vae.config import ModelConfig
 from vae.data import ImageShards
 from vae.export import PARTS, Feeds, Half, feeds, program, session, write_integers, write_onnx
@@ -118,11 +117,9 @@ def write(generator: Generator, form: str, folder: Path, images: Images) -> Run:
     """The model as ``form`` into an empty folder; returns how to run what was written. ExportError where the form cannot hold it."""
     if form in WHOLE:
         model, config = _smaller(generator, form, images) if form in SMALLER else (generator.model, generator.config)
-        save_artefact(folder, model, config, generator.prior, generator.contract)
+        save_artefact(folder, Generator(model, config, generator.prior, generator.contract))
         return _of_torch(load_artefact(folder))
-    described = {"model": asdict(generator.config), "prior": generator.prior.name, "preprocessing": generator.contract}
-    write_text(folder / CONFIG, canonical_json(described))
-    save_file({name: tensor.contiguous() for name, tensor in generator.prior.tensors.items()}, folder / PRIOR)
+    save_description(folder, generator)
     for part in PARTS:
         path = folder / f"{part}{SUFFIX[form]}"
         if form == "torch-export":

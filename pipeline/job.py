@@ -60,7 +60,7 @@ class Job:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Job:
-        return cls(**{**values, "model": ModelConfig(**values["model"]), "fit": FitConfig(**values["fit"])})
+        return cls(**{**values, "model": ModelConfig.of(values["model"]), "fit": FitConfig(**values["fit"])})
 
     @property
     def state(self) -> Path:
@@ -196,7 +196,7 @@ def execute(
         checkpoints=job.state / CHECKPOINTS,
         identity=job.identity,
         initial=load_file(job.initial) if job.initial else None,
-        initial_config=ModelConfig(**job.initial_config) if job.initial_config else None,
+        initial_config=ModelConfig.of(job.initial_config) if job.initial_config else None,
         on_report=on_report,
         should_stop=lambda: leave() or (job.state / STOP_FILE).exists(),
     )

@@ -170,7 +170,8 @@ class Tracker:
             except MlflowException as error:
                 # Of two who write a tag for the first time at once, MLflow refuses one: the tag is there then, and can be changed.
                 if last or "IntegrityError" not in str(error):
-                    raise UnavailableError(f"the store {self.uri} does not answer: {' '.join(str(error).split())[:200]}") from None
+                    told = " ".join(str(error).split())[:200]
+                    raise UnavailableError(f"the store {self.uri} does not answer: {told}") from None
 
     def exists(self, run_id: str) -> bool:
         """Whether the store knows this run (it may be another store than the one that training used)."""

@@ -90,11 +90,10 @@ def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
     prior = fit_to(z_ND, values.fit.prior_config, values.base.seed, job.model.classes, label_N)
     generator = Generator(model, job.model, prior, contract)
     with replaced_directory(paths.model) as directory:
-        known = _known(generator, values.train.known_images, paths)
-        attributes = (
-            _attributes(generator, z_ND, label_N, facts["labels"], values, paths) if values.train.attribute_steps else None
-        )
-        save_artefact(directory, model, job.model, prior, contract, known, attributes)
+        generator.known = _known(generator, values.train.known_images, paths)
+        if values.train.attribute_steps:
+            generator.attributes = _attributes(generator, z_ND, label_N, facts["labels"], values, paths)
+        save_artefact(directory, generator)
     load_artefact(paths.model)
 
 

@@ -65,8 +65,7 @@ def _found(wanted: str, paths: Paths) -> tuple[Path, dict[str, Any], str]:
 
 def _config(told: dict[str, Any], what: str) -> ModelConfig:
     try:
-        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
-        config = ModelConfig(**fields)
+        config = ModelConfig.of(told)
         with torch.device("meta"):
             build(config)
     except (TypeError, ValueError) as error:

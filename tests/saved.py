@@ -32,6 +32,7 @@ def saved_model(folder: Path, classes: int = 0, seed: int = 0, mode: str = "RGB"
     names = ["ape", "bee", "cat"][:classes]
     rules = asdict(replace(RULES, mode=mode))
     contract = {"mode": mode, "image_shape": list(shape), "labels": names, "rules": rules}
-    known = Known([f"{i:02d}.png" for i in range(60)], Generator(model, config, prior, contract).encode(images, labels)[0])
-    save_artefact(folder, model, config, prior, contract, known)
+    generator = Generator(model, config, prior, contract)
+    generator.known = Known([f"{i:02d}.png" for i in range(60)], generator.encode(images, labels)[0])
+    save_artefact(folder, generator)
     return load_artefact(folder)

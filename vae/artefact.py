@@ -147,24 +147,21 @@ class Generator:
         return self._of_each(images_NHWC, label_N, rate_ND).mean(0)
 
 
-def save_artefact(
-    directory: Path,
-    model: VAE,
-    config: ModelConfig,
-    prior: Sampler | ByClass,
-    contract: dict[str, Any],
-    known: Known | None = None,
-    attributes: Attributes | None = None,
-) -> str:
-    """Write all files into ``directory`` (which exists and is empty); returns the manifest's sha256."""
-    save_file({k: v.contiguous().cpu() for k, v in model.state_dict().items()}, directory / WEIGHTS)
-    save_file({k: v.contiguous() for k, v in prior.tensors.items()}, directory / PRIOR)
-    described = {"model": asdict(config), "prior": prior.name, "preprocessing": contract}
+def save_description(directory: Path, generator: Generator) -> None:
+    """What every form of a model has beside its networks: the prior, and what ``config.json`` says of the three."""
+    save_file({k: v.contiguous() for k, v in generator.prior.tensors.items()}, directory / PRIOR)
+    described = {"model": asdict(generator.config), "prior": generator.prior.name, "preprocessing": generator.contract}
     write_text(directory / CONFIG, canonical_json(described))
-    if known is not None:
-        known.save(directory)
-    if attributes is not None:
-        attributes.save(directory)
+
+
+def save_artefact(directory: Path, generator: Generator) -> str:
+    """Write all files into ``directory`` (which exists and is empty); returns the manifest's sha256."""
+    save_file({k: v.contiguous().cpu() for k, v in generator.model.state_dict().items()}, directory / WEIGHTS)
+    save_description(directory, generator)
+    if generator.known is not None:
+        generator.known.save(directory)
+    if generator.attributes is not None:
+        generator.attributes.save(directory)
     return write_manifest(directory)
 
 
@@ -172,9 +169,8 @@ def load_artefact(directory: Path) -> Generator:
     """The model in ``directory``; DamagedError where a file differs from its hash, or was written by another version of this code."""
     read_manifest(directory)
     described = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in described["model"].items()}
     try:
-        config = ModelConfig(**fields)
+        config = ModelConfig.of(described["model"])
         with torch.random.fork_rng(devices=[]):
             model = build(config)
         model.load_state_dict(load_file(directory / WEIGHTS))

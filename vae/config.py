@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from vae.schema import field
 
@@ -33,6 +34,12 @@ class ModelConfig(Architecture):
     image_shape: tuple[int, int, int]
     latent_dim: int = field(low=1, high=4096)
     classes: int = 0
+
+    @classmethod
+    def of(cls, told: dict[str, Any]) -> ModelConfig:
+        """From what a file says of a model, where tuples are lists; TypeError for other fields than these."""
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+        return cls(**values)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
 
 COLOURS = 8  # of a cartoon, chosen for each picture; so many grey levels of one in grey
@@ -31,14 +32,10 @@ def _cartoon(picture: Image.Image) -> Image.Image:
         step = 255 / (COLOURS - 1)
         flat = flat.point([round(round(level / step) * step) for level in range(256)])
     # The filter looks beyond the border, where there is nothing: a frame of the picture's own edge keeps it from being an outline.
-    framed = ImageOps.expand(picture.convert("L"), 1)
-    width, height = picture.size
-    for source, place in (
-        ((1, 1, width + 1, 2), (1, 0)), ((1, height, width + 1, height + 1), (1, height + 1)),
-        ((1, 0, 2, height + 2), (0, 0)), ((width, 0, width + 1, height + 2), (width + 1, 0)),
-    ):  # fmt: skip
-        framed.paste(framed.crop(source), place)
-    edges = framed.filter(ImageFilter.Kernel((3, 3), (-1, -1, -1, -1, 8, -1, -1, -1, -1), 2)).crop((1, 1, width + 1, height + 1))
+    framed = Image.fromarray(np.pad(np.asarray(picture.convert("L")), 1, mode="edge"))
+    edges = framed.filter(ImageFilter.Kernel((3, 3), (-1, -1, -1, -1, 8, -1, -1, -1, -1), 2)).crop(
+        (1, 1, picture.width + 1, picture.height + 1)
+    )
     dark = [max(0.0, min(1.0, level / OUTLINE_LEVELS - 1)) for level in range(256)]
     outline = edges.point([round(255 * (1 - (1 - INK) * share)) for share in dark])
     return ImageChops.multiply(flat, outline if flat.mode == "L" else Image.merge("RGB", [outline] * 3))
@@ -50,7 +47,7 @@ def _vintage(picture: Image.Image) -> Image.Image:
     faded = picture.point([round(low + level * (high - low) / 255) for level in range(256)] * len(picture.getbands()))
     if picture.mode == "L":
         return faded
-    toned = ImageOps.colorize(faded.convert("L"), *(SEPIA[0], SEPIA[2]), mid=SEPIA[1])
+    toned = ImageOps.colorize(faded.convert("L"), SEPIA[0], SEPIA[2], mid=SEPIA[1])
     return Image.blend(faded, toned, AGE)
 
 

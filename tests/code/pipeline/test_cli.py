@@ -276,9 +276,9 @@ def test_nearest_tells_and_draws_training_images(here):
     pd.DataFrame(table).to_parquet(paths.processed / INDEX)
     write_manifest(paths.processed)
     generator = load_artefact(here / "m")
-    contract = generator.contract | {"data_manifest": sha256_file(paths.processed / MANIFEST)}
+    generator.contract["data_manifest"] = sha256_file(paths.processed / MANIFEST)
     (here / "ours").mkdir()
-    save_artefact(here / "ours", generator.model, generator.config, generator.prior, contract, generator.known)
+    save_artefact(here / "ours", generator)
     assert vae("nearest", "seven.png", "-m", "ours", "--count", "3", "-o", "a.png").exit_code == 0
     drawn = np.asarray(Image.open(here / "a.png"))
     for column, place in enumerate(["07.png", *expected["name"]]):

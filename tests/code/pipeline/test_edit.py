@@ -28,9 +28,9 @@ def here(tmp_path, monkeypatch) -> Path:
     plain = saved_model(tmp_path / "plain")
     z_ND = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
     height, side_N = 10 + 2 * z_ND[:, 0] + 0.3 * z_ND[:, 1], (z_ND[:, 2] > 0).long()
-    known = Attributes.fit(z_ND, {"height": height.numpy()}, side_N, ["left", "right"], 400, 0)
+    plain.attributes = Attributes.fit(z_ND, {"height": height.numpy()}, side_N, ["left", "right"], 400, 0)
     (tmp_path / "m").mkdir()
-    save_artefact(tmp_path / "m", plain.model, plain.config, plain.prior, plain.contract, plain.known, known)
+    save_artefact(tmp_path / "m", plain)
     saved_model(tmp_path / "k", classes=3)
     for number, image in enumerate(plain.sample(2, 5)):
         Image.fromarray(image).save(tmp_path / f"{number}.png")

@@ -31,8 +31,9 @@ def make(model_config: ModelConfig, prior: str, directory: Path) -> Generator:
     sampler = SAMPLERS[prior].fit(torch.randn(200, 3), prior_config(), seed=0)
     directory.mkdir()
     known = Known(["a", "b", "c", "d"], torch.randn(4, 3))
-    save_artefact(directory, model, model_config, sampler, CONTRACT, known)
-    return Generator(model, model_config, sampler, CONTRACT, known)
+    generator = Generator(model, model_config, sampler, CONTRACT, known)
+    save_artefact(directory, generator)
+    return generator
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_load_artefact_leaves_the_global_generator_alone(original: Generator, tm
 
 @pytest.mark.parametrize(("key", "value"), [("blocks", None), ("likelihood", "unheard_of"), ("widths", [8, 8])])
 def test_load_of_another_versions_artefact_says_so(original: Generator, tmp_path: Path, key: str, value: object) -> None:
-    save_artefact(tmp_path, original.model, original.config, original.prior, {})
+    save_artefact(tmp_path, original)
     described = json.loads((tmp_path / "config.json").read_text())
     described["model"] = {k: v for k, v in described["model"].items() if k != key} | ({key: value} if value else {})
     (tmp_path / "config.json").write_text(canonical_json(described))

@@ -161,8 +161,9 @@ def test_artefact_keeps_the_classes(kind: str, tmp_path: Path) -> None:
     # 200 latents of 3: 66 of each class are enough for one density each, 4 would not be.
     prior = ByClass.fit(SAMPLERS[kind], torch.randn(200, 3), label_N, 3, prior_config(name=kind), 0)
     (tmp_path / "artefact").mkdir()
-    save_artefact(tmp_path / "artefact", model, config, prior, {"labels": ["a", "b", "c"]})
-    original, loaded = Generator(model, config, prior, {}), load_artefact(tmp_path / "artefact")
+    original = Generator(model, config, prior, {"labels": ["a", "b", "c"]})
+    save_artefact(tmp_path / "artefact", original)
+    loaded = load_artefact(tmp_path / "artefact")
     assert loaded.config == config and loaded.prior.name == kind
     np.testing.assert_array_equal(loaded.sample(9, 3, 0.8), original.sample(9, 3, 0.8))
     asked_N = torch.tensor([2, 2, 0])

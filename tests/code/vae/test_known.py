@@ -39,7 +39,8 @@ def test_a_training_image_is_its_own_nearest(tmp_path):
 def test_model_that_knows_no_images_says_so(tmp_path):
     of = saved_model(tmp_path / "m")
     (tmp_path / "none").mkdir()
-    save_artefact(tmp_path / "none", of.model, of.config, of.prior, of.contract)
+    of.known = None
+    save_artefact(tmp_path / "none", of)
     with pytest.raises(ValueError, match=r"train\.known_images 0"):
         load_artefact(tmp_path / "none").nearest(np.zeros((1, 8, 8, 3), np.uint8))
 

@@ -195,8 +195,9 @@ def test_ladder_with_more_latents_than_a_batch_can_hold_is_refused_with_the_reme
 def test_ladder_saved_and_loaded_gives_identical_images_and_latents(config: ModelConfig, tmp_path: Path) -> None:
     model: VAE = shaken(config)
     prior = StandardNormal({"latent_dim": torch.tensor(model.latent_dim)})
-    save_artefact(tmp_path, model, config, prior, {})
-    original, loaded = Generator(model, config, prior, {}), load_artefact(tmp_path)
+    original = Generator(model, config, prior, {})
+    save_artefact(tmp_path, original)
+    loaded = load_artefact(tmp_path)
     pictures = np.random.default_rng(0).integers(0, 256, (5, *config.image_shape)).astype(np.uint8)
     np.testing.assert_array_equal(loaded.sample(4, seed=2), original.sample(4, seed=2))
     np.testing.assert_array_equal(loaded.reconstruct(pictures), original.reconstruct(pictures))

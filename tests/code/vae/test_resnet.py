@@ -79,8 +79,9 @@ def test_resnet_saved_and_loaded_gives_identical_images_and_latents(config: Mode
     model, prior = build(config), Normal({"latent_dim": torch.tensor(config.latent_dim)})
     for p in model.parameters():
         p.data += 0.1 * torch.randn(p.shape)
-    save_artefact(tmp_path, model, config, prior, {})
-    original, loaded = Generator(model, config, prior, {}), load_artefact(tmp_path)
+    original = Generator(model, config, prior, {})
+    save_artefact(tmp_path, original)
+    loaded = load_artefact(tmp_path)
     pictures = np.random.default_rng(0).integers(0, 256, (5, *config.image_shape)).astype(np.uint8)
     np.testing.assert_array_equal(loaded.sample(4, seed=2), original.sample(4, seed=2))
     np.testing.assert_array_equal(loaded.reconstruct(pictures), original.reconstruct(pictures))

@@ -235,8 +235,9 @@ def test_bound_does_not_depend_on_the_draw_within_the_cells() -> None:
 def test_vq_saved_and_loaded_gives_identical_images(tmp_path: Path) -> None:
     of = config()
     model, prior = shaken(of), Normal({"latent_dim": torch.tensor(8)})
-    save_artefact(tmp_path, model, of, prior, {})
-    original, loaded = Generator(model, of, prior, {}), load_artefact(tmp_path)
+    original = Generator(model, of, prior, {})
+    save_artefact(tmp_path, original)
+    loaded = load_artefact(tmp_path)
     pictures = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
     np.testing.assert_array_equal(loaded.sample(4, seed=2), original.sample(4, seed=2))
     np.testing.assert_array_equal(loaded.reconstruct(pictures), original.reconstruct(pictures))
