@@ -28,7 +28,8 @@ FIT: dict[str, Any] = {
     "ema_decay": 0.999, "shuffle_images": 0, "objective": "elbo", "beta_schedule": "geometric", "beta_start": 1.0, "beta_anneal_share": 0.0,
     "beta_cycles": 1, "capacity_nats": 0.0, "free_bits_nats": 0.0, "regulariser_weight": 1.0, "importance_samples": 1,
     "global_batch_size": 128, "precision": "float32", "memory_format": "contiguous", "compile": False, "recompute": False,
-    "micro_batch_size": 0, "exactness": "off", "virtual_shards": 12, "skip_nonfinite_steps": 0, "validate_every_images": 2**40,
+    "micro_batch_size": 0, "exactness": "off", "virtual_shards": 12, "skip_nonfinite_steps": 0,
+    "denoise_levels": 0.0, "validate_every_images": 2**40,
     "checkpoint_every_images": 2**40, "keep_checkpoints": 1, "patience_reports": 0, "frozen_images": 0,
     "layer_decay": 1.0,
 }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.markdown import lines, read
 
-SETS = {"sprites": "sprites", "mnist": "MNIST", "mnist-png": "MNIST"}
+SETS = {"sprites": "sprites", "mnist": "MNIST", "cifar10": "CIFAR-10", "mnist-png": "MNIST"}
 NOTHING = "Not measured yet."
 SHOWN_CANDIDATES, SHOWN_TEMPERATURE = (1, 4, 16), 0.8
 
@@ -73,6 +73,26 @@ def inpaint() -> str:
     rows = [(name, *(f"{told[way]:.1f}" for way in ways)) for name, told in found["psnr_db"].items()]
     head = ("missing", *ways.values())
     return f"{lines(head, rows)}\n\nPSNR of the missing pixels in dB, {found['images']} test sprites. Measured on: {found['machine']}."
+
+
+def denoise() -> str:
+    """PSNR by every way, of both sets (benchmarks/denoise.py)."""
+    found = read("denoise")
+    if not found:
+        return NOTHING
+    ways = {
+        "input": "the input", "gaussian": "Gaussian", "median": "median", "nl_means": "non-local means", "mean": "ours, one pass",
+        "model": "ours, mean of 16",
+    }  # fmt: skip
+    rows = [
+        (f"{SETS[name]}, {told['sigma_levels']:g}", *(f"{told['psnr_db'][way]:.2f}" for way in ways),
+         f"{told['trained_seconds'] / 60:.0f}", *(f"{told['images_per_second'][way]:,}" for way in ("mean", "model")))
+        for name, told in found.items()
+    ]  # fmt: skip
+    machines = ", ".join(sorted({told["machine"] for told in found.values()}))
+    head = ("noise of levels", *ways.values(), "minutes of training", "images/s in one pass", "of 16")
+    images = next(iter(found.values()))["images"]
+    return f"{lines(head, rows)}\n\nPSNR in dB, the mean over {images:,} test images. Measured on: {machines}."
 
 
 def best_of() -> str:

@@ -202,6 +202,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/best-of-n.md": {"best-of": recipe_tables.best_of},
     "docs/transfer.md": {"transfer": recipe_tables.transfer},
     "docs/testdata.md": {"testdata": recipe_tables.testdata},
+    "docs/denoise.md": {"denoise": recipe_tables.denoise},
     "docs/restyle.md": {"restyle": recipe_tables.restyle, "inpaint": recipe_tables.inpaint},
 }
 

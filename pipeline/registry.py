@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +18,7 @@ from pipeline import params
 from pipeline.errors import InputMissingError, UnavailableError
 from pipeline.paths import Paths
 from pipeline.tracking import Tracker
+from vae.answers import Settings
 from vae.artefact import Generator
 
 CHAMPION = "champion"
@@ -59,12 +61,12 @@ class Registry:
         columns = [ColSpec(DataType.long, name, required=False) for name in ("n", "seed")]
         columns += [ColSpec(DataType.string, name, required=False) for name in texts]
         columns += [ColSpec(Array(DataType.double), "latents", required=False)]
+        kinds = {float: DataType.double, int: DataType.long, bool: DataType.boolean}
         operation = [
-            ParamSpec("op", DataType.string, "sample"), ParamSpec("temperature", DataType.double, 1.0),
-            ParamSpec("steps", DataType.long, 9), ParamSpec("extent", DataType.double, 3.0),
-            ParamSpec("linear", DataType.boolean, False), ParamSpec("png", DataType.boolean, False),
-            ParamSpec("count", DataType.long, 5),
-        ]  # fmt: skip
+            ParamSpec("op", DataType.string, "sample"),
+            ParamSpec("png", DataType.boolean, False),
+            *(ParamSpec(each.name, kinds[type(each.default)], each.default) for each in fields(Settings)),
+        ]
         signature = ModelSignature(
             inputs=Schema([*columns]),
             outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *generator.config.image_shape))]),

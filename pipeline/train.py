@@ -84,6 +84,7 @@ def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
         "rules": facts["rules"],  # how a file becomes pixels: vae/decode.py
         "data_manifest": sha256_file(paths.processed / MANIFEST),
         "labels": facts["labels"] if job.model.classes else [],
+        "denoise_levels": values.fit.denoise_levels,  # of the noise that the encoder saw images with
     }
     images, label_N = ImageShards(paths.processed / "train").labelled(PRIOR_IMAGES)
     z_ND = posterior_samples(model, images, values.base.seed, label_N)

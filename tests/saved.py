@@ -19,7 +19,9 @@ RULES = Rules(height=8, width=8, mode="", fit="crop", filter="lanczos", backgrou
               max_aspect_ratio=5.0, max_pixels=10_000)  # fmt: skip
 
 
-def saved_model(folder: Path, classes: int = 0, seed: int = 0, mode: str = "RGB", **changes: object) -> Generator:
+def saved_model(
+    folder: Path, classes: int = 0, seed: int = 0, mode: str = "RGB", denoise_levels: float = 0.0, **changes: object
+) -> Generator:
     """A model of random weights for images of 8 x 8, in a new ``folder``; its labels are ape, bee, cat, it knows 60 images by name."""
     shape = (8, 8, len(mode))
     config = model_config(image_shape=shape, latent_dim=3, classes=classes, **changes)
@@ -31,7 +33,7 @@ def saved_model(folder: Path, classes: int = 0, seed: int = 0, mode: str = "RGB"
     folder.mkdir(parents=True)
     names = ["ape", "bee", "cat"][:classes]
     rules = asdict(replace(RULES, mode=mode))
-    contract = {"mode": mode, "image_shape": list(shape), "labels": names, "rules": rules}
+    contract = {"mode": mode, "image_shape": list(shape), "labels": names, "rules": rules, "denoise_levels": denoise_levels}
     generator = Generator(model, config, prior, contract)
     generator.known = Known([f"{i:02d}.png" for i in range(60)], generator.encode(images, labels)[0])
     save_artefact(folder, generator)

@@ -5,6 +5,7 @@ A request is of rows, column by column; a value that is missing is None:
 op           columns of a row                       what comes back
 sample       n, seed, and if wanted label           uint8 images (sum of n, H, W, C)
 reconstruct  image                                  uint8 images (rows, H, W, C)
+denoise      image; setting samples                 uint8 images (rows, H, W, C), of a model that was trained for it
 interpolate  image, other; settings steps, linear   uint8 images (rows * steps, H, W, C)
 traverse     image; settings steps, extent          uint8 images (rows * D * steps, H, W, C)
 decode       latents: D numbers                     uint8 images (rows, H, W, C)
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 
 from vae.artefact import Generator
+from vae.denoise import SAMPLES, averaged
 from vae.use import class_number, from_base64, interpolation, pixels_of, to_base64_png, traversal
 
 MOST_IMAGES = 100_000  # of one request
@@ -45,6 +47,7 @@ class Settings:
     extent: float = 3.0  # standard deviations of the prior
     linear: bool = False
     count: int = 5
+    samples: int = SAMPLES
 
 
 def answer(generator: Generator, op: str, columns: Columns, settings: Settings) -> np.ndarray:
@@ -112,6 +115,11 @@ def _reconstruct(generator: Generator, columns: Columns, settings: Settings) -> 
     return generator.reconstruct(_images(generator, columns, "image", "reconstruct"), _labels(generator, columns, "reconstruct"))
 
 
+def _denoise(generator: Generator, columns: Columns, settings: Settings) -> np.ndarray:
+    images, label_N = _images(generator, columns, "image", "denoise"), _labels(generator, columns, "denoise")
+    return averaged(generator, images, settings.samples, label_N)
+
+
 def _encode(generator: Generator, columns: Columns, settings: Settings) -> np.ndarray:
     return generator.encode(_images(generator, columns, "image", "encode"), _labels(generator, columns, "encode"))[0].numpy()
 
@@ -171,5 +179,5 @@ def _traverse(generator: Generator, columns: Columns, settings: Settings) -> np.
 
 OPERATIONS = {
     "sample": _sample, "reconstruct": _reconstruct, "interpolate": _interpolate, "traverse": _traverse, "decode": _decode,
-    "encode": _encode, "score": _score, "nearest": _nearest,
+    "encode": _encode, "score": _score, "nearest": _nearest, "denoise": _denoise,
 }  # fmt: skip

@@ -78,6 +78,7 @@ class Recipe:
     free_bits_nats: float = field(low=0, high=1e4)
     regulariser_weight: float = field(low=0, high=1e6)
     importance_samples: int = field(low=1, high=1024)
+    denoise_levels: float = field(low=0, high=255)
     precision: str = field(choices=("float32", "bfloat16"))
     memory_format: str = field(choices=("channels_last", "contiguous"))
     compile: bool

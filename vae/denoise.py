@@ -1,8 +1,10 @@
-"""Pictures without their noise, by any trained model: the latents that explain a noisy picture best, and what they decode to.
+"""Pictures without their noise: by a model that was trained to take it away, or by any, as what explains a noisy picture best.
 
-y = g(z) + e with e of N(0, sigma^2) and z of N(0, I): the most probable z given y minimises |y - g(z)|^2 / (2 sigma^2) + |z|^2 / 2. It is
-found by gradient, from the posterior mean of y on (Bora et al. 2017, Compressed Sensing using Generative Models, as a MAP estimate).
-Nothing is trained for it, so the result is never better than what the model can draw. N images, D latents; sigma in levels of 255.
+Of the first kind (fit.denoise_levels, vae/corruption.py) the posterior of a noisy picture is one of clean ones: their mean is the
+result, and how strong the noise is need not be known. Of any other: y = g(z) + e with e of N(0, sigma^2) and z of N(0, I), so that
+the most probable z given y minimises |y - g(z)|^2 / (2 sigma^2) + |z|^2 / 2. It is found by gradient, from the posterior mean of y on
+(Bora et al. 2017, Compressed Sensing using Generative Models, as a MAP estimate).
+The result is then never better than what the model can draw. N images, D latents; sigma in levels of 255.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from vae.artefact import BATCH, Generator
 from vae.images import to_model_range, to_uint8
 
 STEPS, LEARNING_RATE = 200, 0.05
+SAMPLES, MOST_SAMPLES = 16, 1024  # of the posterior, whose mean is taken
 LEAST_LEVELS, MOST_LEVELS = 0.5, 255.0
 MAD_OF_NORMAL = 0.6745  # the median of |x| where x is N(0, 1)
 NO_GRADIENT = ("vq",)  # models whose latents are names of codes
@@ -29,6 +32,28 @@ def estimated_sigma(images_NHWC: np.ndarray) -> np.ndarray:
     x = images_NHWC[:, : h - h % 2, : w - w % 2].astype(np.float64)
     detail = (x[:, ::2, ::2] - x[:, 1::2, ::2] - x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 2
     return np.median(np.abs(detail.reshape(n, -1)), 1) / MAD_OF_NORMAL
+
+
+def trained_levels(generator: Generator) -> float:
+    """The strongest noise that the model was trained to take away, in levels; 0: it was not."""
+    return float(generator.contract.get("denoise_levels", 0.0))
+
+
+def within(sigma: float | None, most_levels: float) -> None:
+    """ValueError where the noise is said to be stronger than any that the model has learned to take away."""
+    if sigma is not None and not 0 <= sigma <= most_levels:
+        raise ValueError(f"sigma is {sigma:g}: this model was trained for noise of up to {most_levels:g} levels")
+
+
+def averaged(
+    generator: Generator, images_NHWC: np.ndarray, samples: int = SAMPLES, label_N: Tensor | None = None, seed: int = 0
+) -> np.ndarray:
+    """Each uint8 image as a model that was trained for it takes the noise away; ValueError for any other model."""
+    if not trained_levels(generator):
+        raise ValueError("this model was not trained to take noise away: train one with fit.denoise_levels (docs/denoise.md)")
+    if not 1 <= samples <= MOST_SAMPLES:
+        raise ValueError(f"samples is {samples}: 1 to {MOST_SAMPLES}")
+    return generator.average(images_NHWC, samples, label_N, seed)
 
 
 def check_gradient(generator: Generator) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vae.config import FitConfig
+from vae.corruption import corrupted, step_corruption
 from vae.likelihood import binarised
 from vae.models.base import VAE, Output
 from vae.noise import step_noise, step_uniforms
@@ -103,6 +105,25 @@ LOSSES: dict[str, Loss] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Draws:
+    """All that is random about rows of a global batch: noise of the posterior (N, K D); where they are asked for, what binarises
+    the images and what is added to those that the posterior sees, each (N, pixels).
+    """
+
+    noise_NE: Tensor
+    uniform_NP: Tensor | None = None
+    corruption_NP: Tensor | None = None
+
+    def of(self, rows: slice) -> Draws:
+        """Those of some of the rows."""
+
+        def part(every: Tensor | None) -> Tensor | None:
+            return None if every is None else every[rows]
+
+        return Draws(self.noise_NE[rows], part(self.uniform_NP), part(self.corruption_NP))
+
+
 class Objective:
     """The loss of any rows of global batch ``step``, as a function of configuration, weights, images and step."""
 
@@ -110,34 +131,36 @@ class Objective:
         self._config, self._device, self._samples = config, device, config.importance_samples
         self._binary, self._groups, self._latents = model.likelihood.binary, model.rate_groups, model.latent_dim
 
-    def draw(self, step: int, pixels: int) -> tuple[Tensor, Tensor | None]:
-        """All noise of the global batch: of the posterior (B, K D), and for binarisation (B, pixels), where it is done."""
-        count = self._config.global_batch_size
-        noise = step_noise(self._config.seed, step, (count, self._samples * self._latents), self._device)
-        if self._config.objective == "deterministic":
+    def draw(self, step: int, pixels: int) -> Draws:
+        """All that is random about the global batch."""
+        config, shape = self._config, (self._config.global_batch_size, pixels)
+        noise = step_noise(config.seed, step, (shape[0], self._samples * self._latents), self._device)
+        if config.objective == "deterministic":
             noise.zero_()
-        uniform = step_uniforms(self._config.seed, step, (count, pixels), self._device) if self._binary else None
-        return noise, uniform
+        uniform = step_uniforms(config.seed, step, shape, self._device) if self._binary else None
+        most = config.denoise_levels
+        return Draws(noise, uniform, step_corruption(config.seed, step, shape, most, self._device) if most else None)
 
     def __call__(
         self,
         forward: Callable[..., Output],
         x_NCHW: Tensor,
         label_N: Tensor | None,
-        noise_NE: Tensor,
-        uniform_NP: Tensor | None,
+        draws: Draws,
         images_seen: int,
     ) -> tuple[Tensor, Tensor]:
         """The loss summed over the images, and the sums of distortion and rate and the count (3,), float64, detached."""
         config, samples = self._config, self._samples
-        if uniform_NP is not None:
-            x_NCHW = binarised(x_NCHW, uniform_NP)
-        count = len(x_NCHW)
+        if draws.uniform_NP is not None:
+            x_NCHW = binarised(x_NCHW, draws.uniform_NP)
+        seen: tuple[Tensor, ...] = () if draws.corruption_NP is None else (corrupted(x_NCHW, draws.corruption_NP),)
+        count, noise_NE = len(x_NCHW), draws.noise_NE
         if samples > 1:
             x_NCHW, noise_NE = x_NCHW.repeat_interleave(samples, 0), noise_NE.reshape(count * samples, -1)
             label_N = label_N if label_N is None else label_N.repeat_interleave(samples, 0)
+            seen = tuple(each.repeat_interleave(samples, 0) for each in seen)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            terms = forward(x_NCHW, noise_NE, label_N)
+            terms = forward(x_NCHW, noise_NE, label_N, *seen)
         beta = annealed_beta(images_seen, config)
         capacity = config.capacity_nats * annealed_share(images_seen, config)
         loss = LOSSES[config.objective](terms, beta, capacity, config, self._groups)

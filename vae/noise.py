@@ -6,8 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_NOISE_TAG, _UNIFORM_TAG = 0x401E, 0x0B17  # keep them apart from the sample order, which is seeded by the same number
+# They keep the kinds apart, and from the sample order, which is seeded by the same number.
+_NOISE_TAG, _UNIFORM_TAG, _CORRUPTION_TAG, _STRENGTH_TAG = 0x401E, 0x0B17, 0xC0 << 8, 0x57
 _WORD = 2**64
+
+
+def _generator(seed: int, step: int, tag: int) -> torch.Generator:
+    state = np.random.SeedSequence([seed, step, tag]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
 def step_noise(seed: int, step: int, shape: tuple[int, int], device: torch.device) -> Tensor:
@@ -15,15 +21,22 @@ def step_noise(seed: int, step: int, shape: tuple[int, int], device: torch.devic
 
     Drawn on the processor, whatever the device, so that world size and kind of device leave it as it is.
     """
-    state = np.random.SeedSequence([seed, step, _NOISE_TAG]).generate_state(1, np.uint64)
-    generator = torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
-    return torch.randn(shape, generator=generator).to(device)
+    return torch.randn(shape, generator=_generator(seed, step, _NOISE_TAG)).to(device)
 
 
 def step_uniforms(seed: int, step: int, shape: tuple[int, int], device: torch.device) -> Tensor:
     """Numbers uniform on [0, 1) for a whole global batch, f(seed, step), as ``step_noise`` is and apart from it."""
-    state = np.random.SeedSequence([seed, step, _UNIFORM_TAG]).generate_state(1, np.uint64)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))).to(device)
+    return torch.rand(shape, generator=_generator(seed, step, _UNIFORM_TAG)).to(device)
+
+
+def corruption_noise(seed: int, step: int, shape: tuple[int, int], device: torch.device) -> Tensor:
+    """Standard normal noise for the pixels of a whole global batch, f(seed, step), apart from that of the latents."""
+    return torch.randn(shape, generator=_generator(seed, step, _CORRUPTION_TAG)).to(device)
+
+
+def corruption_shares(seed: int, step: int, count: int, device: torch.device) -> Tensor:
+    """How strong that noise is in each image (count, 1), as a share of the strongest: uniform on [0, 1)."""
+    return torch.rand((count, 1), generator=_generator(seed, step, _STRENGTH_TAG)).to(device)
 
 
 def _signed(word: int) -> int:

@@ -157,14 +157,13 @@ class Run:
         """One optimizer step; returns this rank's sums over its images: distortion, rate (both in nats), count."""
         config, progress, step = self.config, self.progress, self.progress.step
         images_seen = step * config.global_batch_size
-        noise, uniform = self.objective.draw(step, math.prod(self.model_config.image_shape))
+        draws = self.objective.draw(step, math.prod(self.model_config.image_shape))
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self.model.zero_grad(set_to_none=True)
         for number in range(len(gradients.parts)):
             with gradients.part(number) as rows:
                 x_NCHW, label_N = loader.batch(step, rows)
-                bits = uniform if uniform is None else uniform[rows]
-                loss, part = self.objective(gradients.forward, x_NCHW, label_N, noise[rows], bits, images_seen)
+                loss, part = self.objective(gradients.forward, x_NCHW, label_N, draws.of(rows), images_seen)
                 gradients.backward(loss)
             sums += part
         gradients.reduce()

@@ -18,7 +18,7 @@ from pipeline.errors import BadConfigError
 from pipeline.paths import Paths
 from pipeline.registry import CHAMPION
 from vae.artefact import Generator
-from vae.denoise import LEAST_LEVELS, denoised, estimated_sigma
+from vae.denoise import LEAST_LEVELS, SAMPLES, averaged, denoised, estimated_sigma, trained_levels, within
 from vae.use import class_number, interpolation, traversal
 
 COLUMNS = 8
@@ -79,12 +79,15 @@ def denoise(
     sigma: Annotated[
         float | None, typer.Option(help="of the noise, in levels of 255; where nothing is said it is estimated for each picture")
     ] = None,
+    samples: Annotated[
+        int, typer.Option(help="of the posterior, whose mean is taken (a model trained for it)", min=1, max=1024)
+    ] = SAMPLES,
     label: Label = None,
     out: Out = "denoised.png",
 ) -> None:
-    """Noisy pictures as the model can explain them: in a PNG each above the result, elsewhere the results.
+    """Pictures without their noise: in a PNG each above the result, elsewhere the results.
 
-    vae denoise scan.png --sigma 25 · better than the model draws it will not be, and nothing was trained for it
+    vae denoise scan.png · by a model that was trained for it (docs/denoise.md), or else as the model can explain the picture
     """
 
     def work() -> None:
@@ -92,13 +95,19 @@ def denoise(
         called, generator = reference.load(model, Paths.here())
         names, pixels = read_images(images, generator)
         sigma_N = estimated_sigma(pixels).clip(LEAST_LEVELS) if sigma is None else np.full(len(pixels), sigma)
+        label_N, most = needed(generator, label, len(pixels)), trained_levels(generator)
         try:
-            found = denoised(generator, pixels, sigma_N, needed(generator, label, len(pixels)))
+            if most:
+                within(sigma, most)
+                found = averaged(generator, pixels, samples, label_N)
+            else:
+                found = denoised(generator, pixels, sigma_N, label_N)
         except ValueError as error:
             raise BadConfigError(f"--sigma, --model: {error}") from None
         if sigma is None:
             for name, each in zip(names, sigma_N, strict=True):
-                print(f"{each:8.1f} levels of noise estimated in {name}", file=sys.stderr)
+                more = f", more than the {most:g} that the model has learned" if 0 < most < each else ""
+                print(f"{each:8.1f} levels of noise estimated in {name}{more}", file=sys.stderr)
         beside(called, generator, pixels, found, out)
 
     ended("denoise", work)

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 
 from pipeline.service import counters
 from pipeline.service.batches import Batched, Submit
-from pipeline.service.bodies import Body, Decode, Interpolate, Nearest, OfPictures, Sample, Score, Traverse
+from pipeline.service.bodies import Body, Decode, Denoise, Interpolate, Nearest, OfPictures, Sample, Score, Traverse
 from pipeline.service.following import Following, Held
 from pipeline.service.guard import Guard
 from pipeline.service.options import Options
@@ -29,9 +29,14 @@ from vae.pictures import sheet
 PAGE = Path(__file__).with_name("page.html")
 BODIES: dict[str, type[Body]] = {
     "sample": Sample, "reconstruct": OfPictures, "interpolate": Interpolate, "traverse": Traverse, "decode": Decode,
-    "encode": OfPictures, "score": Score, "nearest": Nearest,
+    "encode": OfPictures, "score": Score, "nearest": Nearest, "denoise": Denoise,
 }  # fmt: skip
-COLUMNS = {"sample": 8, "reconstruct": 8, "decode": 8}  # of a grid; the others have a row for each picture or latent
+COLUMNS = {
+    "sample": 8,
+    "reconstruct": 8,
+    "decode": 8,
+    "denoise": 8,
+}  # of a grid; the others have a row for each picture or latent
 THREADS = 32  # that read pictures, wait for the network and write pictures
 NUMBERS = {"encode": "latents", "score": "elbo_nats", "nearest": "nearest"}
 

@@ -20,6 +20,10 @@ from torch import Tensor
 from vae.artefact import BATCH, Generator
 
 TILE = 8
+ALONE = (
+    "bound",
+    "average",
+)  # an image's noise is that of its place among the request's images; others ask for other numbers of samples
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,11 @@ class Part:
     """Rows of latents that become images, or of images that become means and log-variances, or bounds by ``seed``."""
 
     generator: Generator
-    what: str  # decode, encode or bound
+    what: str  # decode, encode, bound or average
     rows: Tensor | np.ndarray
     label_N: Tensor | None
     seed: int = 0
+    samples: int = 1
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -95,7 +100,7 @@ def compute(parts: list[Part]) -> list[Tensor]:
     found: list[Tensor | None] = [None] * len(parts)
     groups: dict[tuple[object, ...], list[int]] = {}
     for place, part in enumerate(parts):
-        alone = place if part.what == "bound" else -1  # an image's noise is that of its place among the request's images
+        alone = place if part.what in ALONE else -1
         groups.setdefault((id(part.generator), part.what, alone), []).append(place)
     for places in groups.values():
         result = _together([parts[place] for place in places])
@@ -110,6 +115,8 @@ def _together(parts: list[Part]) -> Tensor:
     first = parts[0]
     if first.what == "bound":
         return first.generator.bound(first.rows, first.label_N, first.seed)
+    if first.what == "average":
+        return torch.from_numpy(first.generator.average(first.rows, first.samples, first.label_N, first.seed))
     rows = torch.cat([torch.as_tensor(part.rows) for part in parts])
     labels = None if first.label_N is None else torch.cat([part.label_N for part in parts if part.label_N is not None])
     count, more = len(rows), -len(rows) % TILE
@@ -127,11 +134,13 @@ class Batched(Generator):
         vars(self).update(vars(generator))
         self._alone, self._submit, self._most_images = generator, submit, most_images
 
-    def _each(self, what: str, rows: Tensor | np.ndarray, label_N: Tensor | None, seed: int = 0, size: int = BATCH) -> Tensor:
+    def _each(
+        self, what: str, rows: Tensor | np.ndarray, label_N: Tensor | None, seed: int = 0, size: int = BATCH, samples: int = 1
+    ) -> Tensor:
         if len(rows) > self._most_images:
             raise ValueError(f"an answer is of at most {self._most_images} images, this one of {len(rows)}")
         slices = [slice(start, start + size) for start in range(0, len(rows), size)]
-        parts = [Part(self._alone, what, rows[s], None if label_N is None else label_N[s], seed) for s in slices]
+        parts = [Part(self._alone, what, rows[s], None if label_N is None else label_N[s], seed, samples) for s in slices]
         return torch.cat(self._submit(parts))
 
     def decode(self, z_ND: Tensor, label_N: Tensor | None = None) -> np.ndarray:
@@ -146,3 +155,7 @@ class Batched(Generator):
     def bound(self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None = None, seed: int = 0) -> Tensor:
         """The bound of each image; a request's images are one part, as the noise is that of their places."""
         return self._each("bound", images_NHWC, label_N, seed, size=self._most_images)
+
+    def average(self, images_NHWC: np.ndarray | Tensor, samples: int, label_N: Tensor | None = None, seed: int = 0) -> np.ndarray:
+        """The mean of images that the posterior of each draws; those of a request are computed TILE at a time, others between them."""
+        return self._each("average", images_NHWC, label_N, seed, size=TILE, samples=samples).numpy()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from vae.answers import MOST_IMAGES, MOST_NEAREST, Columns, Settings
+from vae.denoise import SAMPLES
 
 Picture = Annotated[str, Field(description="base64 text of a PNG, JPEG, ... file of any size")]
 Pictures = Annotated[list[Picture], Field(min_length=1, max_length=MOST_IMAGES)]  # a service may hold to fewer: /version says
 Numbers = Annotated[list[float], Field(min_length=1, max_length=65_536)]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="the same seed draws the same pixels")]
 Steps = Annotated[int, Field(ge=2, le=1000)]
-SETTINGS = {"temperature", "steps", "extent", "linear", "count"}
+SETTINGS = {each.name for each in fields(Settings)}
+MOST_SAMPLES = 64  # of the posterior of each picture
 
 
 class Body(BaseModel, ABC):
@@ -60,6 +63,12 @@ class OfPictures(Body):
 
     def rows(self) -> dict[str, list[Any]]:
         return {"image": self.images}
+
+
+class Denoise(OfPictures):
+    """Pictures without their noise, of a model that was trained for it."""
+
+    samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES, description="of the posterior, whose mean is taken")] = SAMPLES
 
 
 class Score(OfPictures):

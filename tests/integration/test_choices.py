@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
 from workspace import Workspace, one_line
+
+VAE = "from pipeline.cli.app import main; main()"
 
 
 def test_model_that_is_told_labels_draws_the_one_that_it_is_asked_for(workspace: Workspace) -> None:
@@ -28,19 +31,22 @@ def test_model_that_is_told_labels_draws_the_one_that_it_is_asked_for(workspace:
 
 
 @pytest.mark.parametrize(
-    ("model", "prior", "likelihood", "objective"),
+    ("model", "prior", "likelihood", "objective", "denoise_levels"),
     [
-        ("ladder", "normal", "logistic_mixture", "importance"),
-        pytest.param("vq", "normal", "logistic", "elbo", marks=pytest.mark.slow),
-        pytest.param("resnet", "flow", "gaussian", "tc", marks=pytest.mark.slow),
-        pytest.param("conv", "second_stage", "gaussian_fixed", "deterministic", marks=pytest.mark.slow),
-        pytest.param("resnet", "mixture", "logistic", "mmd", marks=pytest.mark.slow),
+        ("ladder", "normal", "logistic_mixture", "importance", 40.0),
+        pytest.param("vq", "normal", "logistic", "elbo", 40.0, marks=pytest.mark.slow),
+        pytest.param("resnet", "flow", "gaussian", "tc", 0.0, marks=pytest.mark.slow),
+        pytest.param("conv", "second_stage", "gaussian_fixed", "deterministic", 0.0, marks=pytest.mark.slow),
+        pytest.param("resnet", "mixture", "logistic", "mmd", 40.0, marks=pytest.mark.slow),
     ],
 )
-def test_choice_of_model_reaches_the_registry(ready: Workspace, model: str, prior: str, likelihood: str, objective: str) -> None:
+def test_choice_of_model_reaches_the_registry(
+    ready: Workspace, model: str, prior: str, likelihood: str, objective: str, denoise_levels: float
+) -> None:
     samples = 2 if objective == "importance" else 1
     ready.set({"fit.model": model, "fit.prior": prior, "fit.likelihood": likelihood, "fit.objective": objective,
-               "fit.importance_samples": samples, "fit.prior_steps": 50, "fit.beta_start": 0.1, "train.latent_dim": 2})  # fmt: skip
+               "fit.importance_samples": samples, "fit.prior_steps": 50, "fit.beta_start": 0.1, "train.latent_dim": 2,
+               "fit.denoise_levels": denoise_levels})  # fmt: skip
     for stage in ("train", "evaluate", "register"):
         result = ready.stage(stage)
         assert result.returncode == 0, result.stderr
@@ -48,3 +54,7 @@ def test_choice_of_model_reaches_the_registry(ready: Workspace, model: str, prio
     assert metrics["fcd"] > 0 and metrics["nll_nats"] <= -metrics["elbo_nats"] + 5
     drawn = ready.stage("use_champion", "4")
     assert drawn.returncode == 0 and "drew 4 images" in drawn.stdout, drawn.stderr
+    picture = ready.root / ".work/champion.png"
+    denoised = ready.run(sys.executable, "-c", VAE, "denoise", str(picture), "-o", "clean.png")
+    assert denoised.returncode == 0, denoised.stderr
+    assert ("denoise_psnr_db" in metrics) == (ready.root / "reports/evaluate/denoise.png").exists() == (denoise_levels > 0)

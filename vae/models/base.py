@@ -139,9 +139,12 @@ class VAE(nn.Module, ABC):
         posterior = self.infer(observed, observed[0].new_zeros(count, self.latent_dim))
         return posterior.mean_ND, posterior.logvar_ND
 
-    def forward(self, x_NCHW: Tensor, noise_ND: Tensor, label_N: Tensor | None = None) -> Output:
-        """All terms of the bound for one posterior sample made of ``noise_ND`` (standard normal), unreduced, in nats."""
-        found = self.infer(self.observe(x_NCHW, label_N), noise_ND)
+    def forward(self, x_NCHW: Tensor, noise_ND: Tensor, label_N: Tensor | None = None, seen_NCHW: Tensor | None = None) -> Output:
+        """All terms of the bound for one posterior sample made of ``noise_ND`` (standard normal), unreduced, in nats.
+
+        ``seen_NCHW``: what the posterior is of, where that is not the images themselves but noisy ones.
+        """
+        found = self.infer(self.observe(x_NCHW if seen_NCHW is None else seen_NCHW, label_N), noise_ND)
         output_NCHW = self.decode(found.z_ND, label_N) if found.output_NCHW is None else found.output_NCHW
         penalty = found.penalty
         if self.likelihood.statistics and torch.is_grad_enabled():

@@ -27,7 +27,7 @@ from pipeline.tracking import Tracker
 from saved import saved_model
 from vae.artefact import load_artefact, save_artefact
 from vae.data import ShardWriter
-from vae.denoise import denoised
+from vae.denoise import averaged, denoised
 from vae.files import MANIFEST, sha256_file, write_manifest
 from vae.pictures import GAP_PIXELS
 
@@ -235,6 +235,20 @@ def test_denoise_writes_what_explains_the_pictures(here):
     assert told.exit_code == 0 and told.stderr.count("levels of noise estimated in") == 3
     assert Image.open(here / "a.png").size == (3 * 10 + 2, 2 * 10 + 2)  # each above its result
     refused(vae("denoise", "0.png", "-m", "m", "--sigma", "0"), 78, "0.5 to 255 levels")
+
+
+def test_denoise_by_a_model_that_was_trained_for_it(here):
+    generator = saved_model(here / "d", denoise_levels=40.0)
+    noisy = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
+    for number, image in enumerate(noisy):
+        Image.fromarray(image).save(here / f"{number}.png")
+    assert vae("denoise", "0.png", "1.png", "-m", "d", "--sigma", "40", "--samples", "6", "-o", "a.npz").exit_code == 0
+    with np.load(here / "a.npz") as stored:
+        np.testing.assert_array_equal(stored["images"], averaged(generator, noisy, 6))
+    told = vae("denoise", "0.png", "-m", "d", "-o", "a.png")
+    assert told.exit_code == 0 and "more than the 40 that the model has learned" in told.stderr  # every pixel is noise
+    refused(vae("denoise", "0.png", "-m", "d", "--sigma", "41"), 78, "sigma is 41: this model was trained for noise of up to 40")
+    assert vae("denoise", "0.png", "-m", "d", "--samples", "0").exit_code == 2
 
 
 def test_latents_go_into_a_table_and_back(here):

@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline.pyfunc import VaePyfunc
 from saved import saved_model
 from vae.answers import MOST_BYTES, OPERATIONS
+from vae.denoise import averaged
 from vae.use import interpolation, traversal
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
@@ -27,7 +28,7 @@ def text(image: np.ndarray, form: str = "PNG") -> str:
 
 
 def served(folder, classes: int = 0) -> VaePyfunc:
-    saved_model(folder, classes, mode="L")
+    saved_model(folder, classes, mode="L", denoise_levels=50.0)
     found = VaePyfunc()
     found.load_context(SimpleNamespace(artifacts={"model": str(folder)}))
     return found
@@ -53,9 +54,10 @@ def test_each_operation_is_what_the_generator_says(model):
         "reconstruct": generator.reconstruct(IMAGES[:3]), "encode": first_ND.numpy(), "score": generator.bound(IMAGES[:3]).numpy(),
         "interpolate": generator.decode(torch.cat([interpolation(a, b, 4, False) for a, b in zip(first_ND, second_ND, strict=True)])),
         "traverse": generator.decode(torch.cat([traversal(z_D, [0, 1, 2], low_D, high_D, 4) for z_D in first_ND])),
+        "denoise": averaged(generator, IMAGES[:3], 4),
     }  # fmt: skip
     for op, values in expected.items():
-        np.testing.assert_array_equal(ask(model, ROWS, op=op, steps=4, extent=2.0), values, err_msg=op)
+        np.testing.assert_array_equal(ask(model, ROWS, op=op, steps=4, extent=2.0, samples=4), values, err_msg=op)
     np.testing.assert_array_equal(
         ask(model, pd.DataFrame({"latents": first_ND.tolist()}), op="decode"), generator.decode(first_ND)
     )
@@ -82,7 +84,7 @@ def test_label_is_part_of_every_row_of_a_model_with_classes(tmp_path):
     rows = ROWS.assign(label=["ape", "bee", "ape"])
     numbers = torch.tensor([0, 1, 0])
     np.testing.assert_array_equal(ask(model, rows, op="reconstruct"), model.generator.reconstruct(IMAGES[:3], numbers))
-    for op in ("reconstruct", "interpolate", "traverse", "encode", "score", "nearest"):
+    for op in ("reconstruct", "interpolate", "traverse", "encode", "score", "nearest", "denoise"):
         assert len(ask(model, rows, op=op)) > 0
         with pytest.raises(ValueError, match=f"{op} needs a column 'label'"):
             ask(model, ROWS, op=op)
@@ -115,6 +117,7 @@ BOMB = base64.b64encode(b"P5 30000 30000 255\n").decode()
         ({"image": [text(IMAGES[0])]}, {"op": "traverse", "steps": 10**8}, "1 to 100000 images in all"),
         ({"image": [text(IMAGES[0])]}, {"op": "traverse", "extent": 0.0}, "extent is 0.0"),
         ({"image": [text(IMAGES[0])]}, {"op": "nearest", "count": 0}, "count is 0: 1 to 100"),
+        ({"image": [text(IMAGES[0])]}, {"op": "denoise", "samples": 0}, "samples is 0: 1 to 1024"),
         ({"latents": [[0.0, 1.0]]}, {"op": "decode"}, "latents of a row are 3 numbers, got [2]"),
         ({"latents": [[0.0, 1.0, float("inf")]]}, {"op": "decode"}, "latents must be finite"),
     ],

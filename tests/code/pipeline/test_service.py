@@ -97,9 +97,9 @@ class Server:
 def serving(tmp_path) -> Iterator[Any]:
     servers = []
 
-    def start(classes: int = 0, **changes: Any) -> Server:
+    def start(classes: int = 0, denoise_levels: float = 50.0, **changes: Any) -> Server:
         folder = tmp_path / f"m{len(servers)}"
-        saved_model(folder, classes)
+        saved_model(folder, classes, denoise_levels=denoise_levels)
         servers.append(Server(folder, **changes))
         return servers[-1]
 
@@ -117,6 +117,7 @@ ASKED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # a body, and the s
     "encode": ({"images": TEXTS}, {"image": TEXTS}),
     "score": ({"images": TEXTS, "seed": 3}, {"image": TEXTS, "seed": [3] * 3}),
     "nearest": ({"images": TEXTS, "count": 4}, {"image": TEXTS}),
+    "denoise": ({"images": TEXTS, "samples": 3}, {"image": TEXTS}),
 }
 
 
@@ -125,7 +126,9 @@ def test_every_operation_answers_in_every_form(serving):
     assert set(ASKED) == set(BODIES) == set(OPERATIONS)
     generator = Batched(load_artefact(server.options.root), compute, 100)
     for op, (body, columns) in ASKED.items():
-        expected = answer(generator, op, columns, Settings(temperature=0.5 if op == "sample" else 1.0, steps=4, count=4))
+        expected = answer(
+            generator, op, columns, Settings(temperature=0.5 if op == "sample" else 1.0, steps=4, count=4, samples=3)
+        )
         array = server.ask(f"/v1/{op}", body | {"format": "npy"})
         np.testing.assert_array_equal(np.load(io.BytesIO(array.content)), expected, err_msg=op)
         told = server.ask(f"/v1/{op}", body)
@@ -143,6 +146,11 @@ def test_every_operation_answers_in_every_form(serving):
         assert grid.headers["content-type"] == "image/png"
         tiled = np.asarray(Image.open(io.BytesIO(grid.content)))
         np.testing.assert_array_equal(tiled if op == "decode" else tiled[GAP_PIXELS:, GAP_PIXELS:][:8, :8], expected[0])
+
+
+def test_model_that_was_not_trained_to_denoise_says_so(serving):
+    refused = serving(denoise_levels=0.0).ask("/v1/denoise", {"images": TEXTS})
+    assert refused.status == 400 and "not trained to take noise away" in refused.json["error"]
 
 
 def test_label_draws_that_class(serving):
@@ -172,6 +180,7 @@ BOMB = base64.b64encode(b"P5 30000 30000 255\n").decode()
         ("/v1/sample", {"label": "ape"}, 400, "the model has no classes"),
         ("/v1/sample", {"n": 101}, 400, "at most 100 images, this one of 101"),
         ("/v1/traverse", {"image": TEXTS[0], "steps": 50}, 400, "at most 100 images, this one of 150"),
+        ("/v1/denoise", {"images": TEXTS, "samples": 65}, 422, "samples: Input should be less than or equal to 64"),
         ("/v1/encode", {"images": []}, 422, "images: List should have at least 1 item"),
         ("/v1/encode", {"images": ["?"]}, 400, "image of row 0: the picture is no base64 text"),
         ("/v1/encode", {"images": [TEXTS[0], base64.b64encode(b"GIF89a").decode()]}, 400, "image of row 1: not_an_image"),

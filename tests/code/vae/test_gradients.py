@@ -41,6 +41,8 @@ LEVELS = (
     ("elastic, codes", ELASTIC, CODES),
     ("resume, classes", FIT, TOLD),
     ("elastic, classes", ELASTIC, TOLD),
+    ("resume, noisy", replace(FIT, denoise_levels=60.0), model_config(widths=(8,))),
+    ("elastic, noisy", replace(ELASTIC, denoise_levels=60.0), model_config(widths=(8,))),
 )
 LAST = "step-00000016"
 
@@ -120,7 +122,7 @@ def test_all_ranks_have_the_same_weights_and_reports(outcomes: dict, size: int) 
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 6])
-@pytest.mark.parametrize("level", ["elastic", "elastic, codes", "elastic, classes"])
+@pytest.mark.parametrize("level", [name for name, _, _ in LEVELS if name.startswith("elastic")])
 def test_elastic_is_the_same_bits_at_every_world_size(outcomes: dict, size: int, level: str) -> None:
     assert outcomes[size][0][level] == outcomes[1][0][level]
 

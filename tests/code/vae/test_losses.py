@@ -16,7 +16,7 @@ from torch.distributions import Normal
 from vae.config import OBJECTIVES, FitConfig, ModelConfig, Recipe
 from vae.data import ImageShards
 from vae.likelihood import binarised
-from vae.losses import LOSSES, Objective, mismatch, rate_N, total_correlation_N
+from vae.losses import LOSSES, Draws, Objective, mismatch, rate_N, total_correlation_N
 from vae.models import build
 from vae.models.base import Output, Posterior
 from vae.objective import annealed_beta
@@ -159,11 +159,11 @@ def test_objective_has_a_gradient_for_every_parameter(model_config: ModelConfig,
     config = replace(fit_config, objective=objective, importance_samples=samples, global_batch_size=6, beta_anneal_share=0.0)
     model = build(model_config)
     measure = Objective(model, config, CPU)
-    noise, uniform = measure.draw(3, 64)
-    assert uniform is None and noise.shape == (6, 3 * samples)
-    assert bool((noise == 0).all()) == (objective == "deterministic")
+    draws = measure.draw(3, 64)
+    assert draws.uniform_NP is None and draws.noise_NE.shape == (6, 3 * samples)
+    assert bool((draws.noise_NE == 0).all()) == (objective == "deterministic")
     x_NCHW = torch.rand(6, 1, 8, 8) * 2 - 1
-    loss, sums = measure(model, x_NCHW, None, noise, None, 0)
+    loss, sums = measure(model, x_NCHW, None, draws, 0)
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in model.parameters())
     assert sums[2] == 6 and sums.dtype == torch.float64 and not sums.requires_grad
@@ -173,9 +173,9 @@ def test_objective_reports_the_mean_over_the_samples_of_each_image(model_config:
     config = replace(fit_config, objective="importance", importance_samples=4, global_batch_size=5)
     model = build(model_config)
     measure, x_NCHW = Objective(model, config, CPU), torch.rand(5, 1, 8, 8) * 2 - 1
-    noise, _ = measure.draw(0, 64)
-    _, sums = measure(model, x_NCHW, None, noise, None, 0)
-    each = [model(x_NCHW, noise[:, 3 * k : 3 * k + 3]) for k in range(4)]
+    draws = measure.draw(0, 64)
+    _, sums = measure(model, x_NCHW, None, draws, 0)
+    each = [model(x_NCHW, draws.noise_NE[:, 3 * k : 3 * k + 3]) for k in range(4)]
     assert float(sums[0]) == pytest.approx(np.mean([float(t.distortion_N.detach().sum()) for t in each]), rel=1e-5)
     assert float(sums[1]) == pytest.approx(np.mean([float(t.rate_ND.detach().sum()) for t in each]), rel=1e-5)
 
@@ -193,11 +193,12 @@ def test_bernoulli_training_draws_other_bits_at_each_step_and_the_same_after_a_r
 ) -> None:
     model = build(replace(model_config, likelihood="bernoulli"))
     measure = Objective(model, fit_config, CPU)
-    first, other, again = (measure.draw(step, 64)[1] for step in (4, 5, 4))
+    first, other, again = (measure.draw(step, 64).uniform_NP for step in (4, 5, 4))
+    assert first is not None and other is not None and again is not None
     assert first.shape == (fit_config.global_batch_size, 64) and torch.equal(first, again) and not torch.equal(first, other)
     seen: list[Tensor] = []
     grey = torch.zeros(4, 1, 8, 8)
-    measure(lambda x, noise, label: (seen.append(x), model(x, noise))[1], grey, None, torch.zeros(4, 3), first[:4], 0)
+    measure(lambda x, noise, label: (seen.append(x), model(x, noise))[1], grey, None, Draws(torch.zeros(4, 3), first[:4]), 0)
     assert torch.equal(seen[0], torch.where(first[:4].view(4, 1, 8, 8) < 0.5, 1.0, -1.0))
 
 
