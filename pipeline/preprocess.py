@@ -26,7 +26,7 @@ from pipeline.measures import Filters, luminance
 from pipeline.paths import INDEX, Paths
 from pipeline.raw import read_failures, read_files
 from pipeline.sections import image_shape
-from pipeline.split import SPLITS, assign, common_root, official_and_label
+from pipeline.split import SPLITS, assign, common_root, folder_hashes, official_and_label
 from vae.data import ImageShards, ShardWriter, save_labels
 from vae.decode import Rules
 from vae.files import read_manifest, replaced_directory, write_manifest
@@ -90,8 +90,9 @@ def _grouped(found: pa.Table, images: ImageShards, mode: str, near: bool) -> np.
 
 def _split(found: pa.Table, group: np.ndarray, section: SimpleNamespace, fates: Fates) -> pa.Table:
     """The images that are kept, with ``split`` and ``group``; doubles of another split's images are skipped."""
+    whole = folder_hashes(found["path"].to_pylist()) if section.split_by == "folder" else None
     chosen = assign(
-        found["sha256"].to_pylist(), found["official"].to_pylist(), group, section.val_fraction, section.test_fraction
+        found["sha256"].to_pylist(), found["official"].to_pylist(), group, section.val_fraction, section.test_fraction, whole
     )
     split, left_out, names = chosen
     named = found["sha256"].take(pa.array(names))
@@ -102,7 +103,7 @@ def _split(found: pa.Table, group: np.ndarray, section: SimpleNamespace, fates: 
     return found.filter(pa.array(~left_out))
 
 
-def _check(found: pa.Table, fates: Fates) -> None:
+def _check(found: pa.Table, fates: Fates, split_by: str) -> None:
     rejected = len(fates.rejected)
     reasons = ", ".join(f"{count} {reason}" for reason, count in fates.reasons().items())
     if not len(found):
@@ -114,9 +115,12 @@ def _check(found: pa.Table, fates: Fates) -> None:
         rest = f" ({rejected} files were rejected: {reasons})" if rejected else ""
         if len({*found["group"].to_pylist()}) < len(SPLITS) <= len(found):
             raise BadDataError(f"the {len(found)} usable images all show the same{rest}: a model needs different images")
+        few = (
+            "images (about 100 are a start)" if split_by == "image" else "folders (preprocess.split_by is folder; 30 are a start)"
+        )
         raise BadDataError(
             f"{len(found)} usable images leave the split {' and '.join(missing)} empty{rest}: "
-            "add images (about 100 are a start), or raise preprocess.val_fraction and test_fraction"
+            f"add {few}, or raise preprocess.val_fraction and test_fraction"
         )
 
 
@@ -164,13 +168,13 @@ def preprocess(values: SimpleNamespace, paths: Paths) -> None:
     ):
         found, images = decoded(raw, np.flatnonzero(~system), how, Path(temporary), fates, paths)
         if images is None:
-            _check(found, fates)
+            _check(found, fates, section.split_by)
         assert images is not None
         found = _named(found, raw, section, fates)
         del raw  # of a million files, a few hundred MB each: these tables go when their work is done
         if len(found):
             found = _split(found, _grouped(found, images, base.mode, section.duplicates == "near"), section, fates)
-        _check(found, fates)
+        _check(found, fates, section.split_by)
         index = _pack(found, images, directory, section.shard_images)
         del found
         pa.default_memory_pool().release_unused()

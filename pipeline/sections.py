@@ -44,6 +44,7 @@ class Base:
 class Preprocess:
     val_fraction: float = field(above=0, high=0.5)
     test_fraction: float = field(above=0, high=0.5)
+    split_by: str = field(choices=("image", "folder"))
     fit: str = field(choices=("crop", "centre", "pad", "stretch"))
     filter: str = field(choices=("lanczos", "bicubic", "bilinear", "box", "nearest"))
     background: tuple[int, int, int] = field(low=0, high=255)

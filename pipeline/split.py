@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,15 +47,27 @@ def place(sha256: str) -> float:
     return int(sha256[:13], 16) / 16**13
 
 
+def folder_hashes(paths: Sequence[str]) -> list[str]:
+    """For each path the hash of its folder's name, by which ``assign`` keeps a folder together."""
+    known = {folder: hashlib.sha256(folder.encode()).hexdigest() for folder in {path.rpartition("/")[0] for path in paths}}
+    return [known[path.rpartition("/")[0]] for path in paths]
+
+
 def assign(
-    sha256: Sequence[str], official: Sequence[str], group: np.ndarray, val_fraction: float, test_fraction: float
+    sha256: Sequence[str],
+    official: Sequence[str],
+    group: np.ndarray,
+    val_fraction: float,
+    test_fraction: float,
+    placed_by: Sequence[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each image its split, whether it is left out, and the number of the image whose hash names its group.
 
-    An image's split is the official one, or follows from its own hash alone: nothing that is added ever moves it. A split
-    that the input brings itself gets nothing else. Where a group (``group``: equal numbers) has members in several splits,
-    one side is kept: the official test or validation side, which protects the judgement, else the side of the member with
-    the smallest hash. The others are left out, for to move them would be to move an old image when its double arrives.
+    An image's split is the official one, or follows from its own hash alone (or from that of ``placed_by``, where images are
+    split by something larger): nothing that is added ever moves it. A split that the input brings itself gets nothing else.
+    Where a group (``group``: equal numbers) has members in several splits, one side is kept: the official test or validation
+    side, which protects the judgement, else the side of the member with the smallest hash. The others are left out, for to move
+    them would be to move an old image when its double arrives.
     """
     brought = set(official) - {""}
 
@@ -65,7 +78,7 @@ def assign(
             return "test"
         return "val" if "val" not in brought and 1 - at <= val_fraction else "train"
 
-    split = np.array([own(name, place(digest)) for digest, name in zip(sha256, official, strict=True)], dtype="U5")
+    split = np.array([own(name, place(digest)) for digest, name in zip(placed_by or sha256, official, strict=True)], dtype="U5")
     hashes, names = np.asarray(sha256, dtype="S64"), np.asarray(official)
     # The first of each group in this order leads it: official test, official val, then the smallest hash.
     rank = np.where(names == "test", 0, np.where(names == "val", 1, 2))

@@ -114,6 +114,20 @@ def test_preprocess_duplicates_share_group_and_split(project, mixed):
     assert index["group"].nunique() == 280
 
 
+def test_preprocess_keeps_folders_together_where_it_is_asked_to(project, picture):
+    project.raw({f"clip{i % 40:02d}/{i:03d}.png": picture(i) for i in range(200)})
+    preprocess(project.values(PARAMS, **SMALL | {"preprocess__split_by": "folder"}), project.paths)
+    index = pd.read_parquet(project.paths.processed / INDEX)
+    assert len(index) == 200 and index["split"].nunique() == 3
+    assert (index.groupby(index["path"].str.split("/").str[0])["split"].nunique() == 1).all()
+
+
+def test_preprocess_too_few_folders_are_told(project, picture):
+    project.raw({f"{'ab'[i % 2]}/{i:03d}.png": picture(i) for i in range(60)})
+    with pytest.raises(BadDataError, match=r"add folders .*split_by is folder; 30 are a start"):
+        preprocess(project.values(PARAMS, **SMALL | {"preprocess__split_by": "folder"}), project.paths)
+
+
 def test_preprocess_order_of_the_archive_does_not_matter(project, mixed, tmp_path):
     other = type(project)(tmp_path / "other")
     names = list(mixed)

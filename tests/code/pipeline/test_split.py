@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from pipeline.split import assign, common_root, official_and_label
+from pipeline.split import assign, common_root, folder_hashes, official_and_label
 
 
 def hashes(start: int, stop: int) -> list[str]:
@@ -44,6 +44,32 @@ def test_assign_fractions_are_kept_within_chance(val, test):
     chosen = splits(hashes(0, 20_000), val=val, test=test)
     for name, expected in (("val", val), ("test", test), ("train", 1 - val - test)):
         assert abs((chosen == name).mean() - expected) < 4.5 * (expected * (1 - expected) / 20_000) ** 0.5, name
+
+
+def test_assign_folders_stay_together_and_none_moves_when_others_come():
+    paths = [f"clip-{i // 7:03d}/{i % 7}.png" for i in range(3500)]
+    digests, alone = hashes(0, 3500), np.arange(3500)
+    split, left_out, _ = assign(digests, [""] * 3500, alone, 0.1, 0.2, folder_hashes(paths))
+    assert not left_out.any()
+    of_folder = dict(zip([path[:8] for path in paths], split, strict=True))
+    assert all(of_folder[path[:8]] == name for path, name in zip(paths, split, strict=True))
+    for name, expected in (("val", 0.1), ("test", 0.2)):
+        assert abs((split == name).mean() - expected) < 4.5 * (expected * (1 - expected) / 500) ** 0.5, name
+    some = [i for i in range(3500) if i % 3]  # without some of the frames the others lie where they lay
+    fewer = assign(
+        [digests[i] for i in some], [""] * len(some), alone[: len(some)], 0.1, 0.2, folder_hashes([paths[i] for i in some])
+    )
+    assert (fewer[0] == split[some]).all()
+
+
+def test_assign_double_of_another_folders_image_is_left_out_of_one_side():
+    paths = [f"clip-{i:03d}/{k}.png" for i in range(60) for k in range(3)]
+    digests = [digest for i in range(60) for digest in (hashes(0, 1)[0], *hashes(10 + 2 * i, 12 + 2 * i))]  # each begins alike
+    group = np.array([0 if i % 3 == 0 else i for i in range(180)])
+    split, left_out, _ = assign(digests, [""] * 180, group, 0.2, 0.2, folder_hashes(paths))
+    first = np.arange(0, 180, 3)
+    assert len(set(split[first])) == 3 and len(set(split[first][~left_out[first]])) == 1
+    assert not left_out[np.arange(180) % 3 > 0].any()
 
 
 def test_assign_larger_test_fraction_takes_nothing_back():
