@@ -52,7 +52,9 @@ def _non_local(sigma: float) -> list[Filter]:
 
     def way(patch: int, reach: int, strength: float) -> Filter:
         def applied(image_HWC: np.ndarray) -> np.ndarray:
-            return denoise_nl_means(image_HWC / 255, patch, reach, strength * sigma / 255, sigma=sigma / 255, channel_axis=2)
+            image, axis = (image_HWC[..., 0], None) if image_HWC.shape[2] == 1 else (image_HWC, 2)
+            found = denoise_nl_means(image / 255, patch, reach, strength * sigma / 255, sigma=sigma / 255, channel_axis=axis)
+            return found.reshape(image_HWC.shape)
 
         return lambda x_NHWC: (np.stack([applied(image) for image in x_NHWC]) * 255).round().clip(0, 255).astype(np.uint8)
 
@@ -79,6 +81,8 @@ def _row(data: str, folder: Path) -> dict[str, Any]:
     sigma, (training, test), mode = SIGMAS[data], _images(data), DATA[data][1]
     clean = test[:JUDGED]
     seen, curve = noisy(clean, sigma, 0), dict[int, float]()
+    classical = filters() | {"nl_means": _non_local(sigma)}
+    found = {"input": seen} | {name: best_of(ways, seen, clean) for name, ways in classical.items()}
     values = _values(sigma * STRONGER)
     choice = Choice(values.train.beta, values.train.latent_dim, values.fit)
     model_config, config = configs(values, clean.shape[1:], choice, classes=0)
@@ -102,8 +106,6 @@ def _row(data: str, folder: Path) -> dict[str, Any]:
 
     sets = _shards(folder / "train", training), _shards(folder / "val", test[JUDGED : JUDGED + VALIDATED])
     trained = generator(timed("trained", lambda: fit(model_config, config, *sets, on_report=look).model))
-    classical = filters() | {"nl_means": _non_local(sigma)}
-    found = {"input": seen} | {name: best_of(ways, seen, clean) for name, ways in classical.items()}
     found["mean"] = timed("mean", lambda: trained.reconstruct(seen))
     found["model"] = timed("model", lambda: averaged(trained, seen))
     scores = {way: round(mean_psnr_db(images, clean), 2) for way, images in found.items()}

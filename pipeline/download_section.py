@@ -13,8 +13,9 @@ REMOTE_FILES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".npz"
 
 @dataclass(frozen=True, kw_only=True)
 class Download:
-    source: str = field(choices=("sprites", "path", "digits", "manifest", "catalogue", "remote"))
+    source: str = field(choices=("sprites", "path", "digits", "manifest", "catalogue", "remote", "moving_sprites"))
     path: str
+    animation_frames: bool
     sprite_images: int = field(low=100, high=10_000_000)
     name: str = field(choices=("mnist", "fashion_mnist", "kmnist", "cifar10", "svhn"))
     mirror: str
@@ -40,6 +41,10 @@ class Download:
             found.append(("path", f"{self.path!r} is no list: a manifest is a .csv or .parquet file"))
         if self.source == "manifest" and not self.url_column:
             found.append(("url_column", "is empty, but download.source is manifest: name the column of links or paths"))
+        if self.animation_frames and self.source in ("manifest", "catalogue", "remote"):
+            found.append(
+                ("animation_frames", f"is for download.source path, not {self.source}: bring the animations into a folder")
+            )
         for key in ("url", "mirror"):
             if "@" in getattr(self, key).partition("://")[2].partition("/")[0]:
                 found.append((key, "has a user or password in it: credentials come from the environment alone"))

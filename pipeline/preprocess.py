@@ -59,8 +59,10 @@ def _named(found: pa.Table, raw: pa.Table, section: SimpleNamespace, fates: Fate
         found = found.append_column(name, told[name])
     found = found.sort_by("path")
     paths = found["path"].to_pylist()
-    root = common_root(paths)  # of the images alone: what else lies beside them (a README) has no say in that
-    by_folder = [official_and_label(path, root) for path in paths]
+    # What lies in one split names no label: the folders above it do.
+    units = [path.rpartition("/")[0] for path in paths] if section.split_by == "folder" else paths
+    root = common_root(units)  # of the images alone: what else lies beside them (a README) has no say in that
+    by_folder = [official_and_label(unit, root) for unit in units]
     official = [given or folder for given, (folder, _) in zip(found["split"].to_pylist(), by_folder, strict=True)]
     label = [given or folder for given, (_, folder) in zip(found["label"].to_pylist(), by_folder, strict=True)]
     found = found.set_column(found.column_names.index("label"), "label", pa.array(label, pa.string()))

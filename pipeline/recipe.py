@@ -30,11 +30,14 @@ def _file(name: str, paths: Paths) -> Path:
     return path
 
 
-def use(name: str, paths: Paths) -> dict[str, Any]:
-    """Write a recipe into params.yaml; returns what changed. BadConfigError with every problem, and then nothing is written."""
+def use(name: str, paths: Paths, kept: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Write a recipe into params.yaml, all but the keys ``kept``; returns what changed.
+
+    BadConfigError with every problem, and then nothing is written.
+    """
     path, text = _file(name, paths), params.read_text(paths.params)
     params.check(text, paths.params.name)
-    values = params.overlay(path, text)
+    values = {key: value for key, value in params.overlay(path, text).items() if key not in kept}
     changed = params.edited(text, values)
     try:
         params.check(changed, path.name)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 from pipeline.raw import RawWriter
-from pipeline.sources import catalogue, digits, manifest, path, remote, sprites
+from pipeline.sources import catalogue, digits, manifest, moving_sprites, path, remote, sprites
 
 # source(values, writer): hand every file of the input to the writer, in an order that depends on the input alone. ``values`` are
 # the stage's parameters and ``work``, a folder that is kept between runs.
@@ -17,4 +17,5 @@ SOURCES: dict[str, Callable[[SimpleNamespace, RawWriter], None]] = {
     "manifest": manifest.pack,
     "catalogue": catalogue.pack,
     "remote": remote.pack,
+    "moving_sprites": moving_sprites.pack,
 }

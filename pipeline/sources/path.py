@@ -8,9 +8,11 @@ from types import SimpleNamespace
 from pipeline.console import progress
 from pipeline.errors import BadDataError, InputMissingError
 from pipeline.raw import RawWriter, Unreadable
+from pipeline.sources.animations import FrameWriter
 from pipeline.sources.archive import ARCHIVE_SUFFIXES, Limits, pack_archive
 from pipeline.sources.arrays import pack_npz
 from pipeline.sources.folder import open_regular, walk
+from vae.frames import SUFFIXES as ANIMATIONS
 
 FILE_SUFFIXES = (*ARCHIVE_SUFFIXES, ".npz")
 
@@ -47,8 +49,13 @@ def pack(values: SimpleNamespace, writer: RawWriter) -> None:
     origin = Path(values.download.path).expanduser()
     if not origin.exists():
         raise InputMissingError(f"{origin} does not exist: download.path names a folder, .zip, .tar or .tar.gz of images")
+    if values.download.animation_frames:
+        writer = FrameWriter(writer)
     if origin.is_dir():
         pack_folder(origin, writer)
+    elif values.download.animation_frames and origin.is_file() and origin.name.lower().endswith(ANIMATIONS):
+        with open_regular(origin) as stream:
+            writer.add(origin.name, stream)
     elif origin.is_file() and origin.name.lower().endswith(FILE_SUFFIXES):
         pack_file(origin, origin.name, writer, limits_of(values))
     else:

@@ -88,6 +88,13 @@ def _hue_to_rgb(hue: np.ndarray) -> np.ndarray:
     return 1 - np.clip(np.minimum(offsets, 4 - offsets), 0, 1)
 
 
+def as_png(image_HWC: np.ndarray) -> bytes:
+    """A rendered picture as a file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image_HWC[..., 0] if image_HWC.shape[2] == 1 else image_HWC).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
 def pack(values: SimpleNamespace, writer: RawWriter) -> None:
     """Render ``download.sprite_images`` pictures as PNGs named shape/number, with their factors."""
     count, size, colour = values.download.sprite_images, values.base.image_size, values.base.mode == "RGB"
@@ -97,6 +104,4 @@ def pack(values: SimpleNamespace, writer: RawWriter) -> None:
     for start in progress(starts, len(starts), "chunks", "rendering"):
         chunk = factors.iloc[start : start + CHUNK_IMAGES]
         for name, image, row in zip(names[start:], render(chunk, size, colour), chunk.to_dict("records"), strict=False):
-            buffer = io.BytesIO()
-            Image.fromarray(image if colour else image[..., 0]).save(buffer, "PNG", compress_level=1)
-            writer.add(name, buffer.getvalue(), **row)
+            writer.add(name, as_png(image), **row)

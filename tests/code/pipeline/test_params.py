@@ -180,6 +180,7 @@ def test_check_download_that_cannot_work_is_refused_before_it_is_tried(values, k
         {"source": "remote", "url": "https://a/b.zip?x=1", "checksum": f"md5:{'a' * 32}"},
         {"source": "manifest", "path": "list.PARQUET"},
         {"source": "digits"},
+        {"source": "path", "animation_frames": "true"},
         {"source": "catalogue", "name": "cifar10", "mirror": "file:///data/mirror"},
     ],
 )

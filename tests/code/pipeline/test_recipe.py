@@ -44,6 +44,12 @@ def test_recipe_has_a_page_that_names_it(name):
     assert page in (ROOT / "README.md").read_text()
 
 
+def test_what_the_person_said_is_kept(here):
+    mine = Path(here.root) / "mine.yaml"
+    mine.write_text("download:\n  source: digits\n  path: elsewhere\nfit:\n  blocks: 2\n")
+    assert recipe.use(str(mine), here.paths, ("download.source", "download.path")) == {"fit.blocks": 2}
+
+
 def refused(here, text: str, *words: str, error: type[Exception] = BadConfigError) -> None:
     path, before = Path(here.root) / "mine.yaml", here.paths.params.read_text()
     path.write_text(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import io
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from scipy import stats
 
 from pipeline.download import PARAMS
 from pipeline.raw import FILES, RawWriter, read_files
-from pipeline.sources import sprites
+from pipeline.sources import moving_sprites, sprites
 from vae.files import sha256_file
 
 SIZE = 32
@@ -193,3 +194,25 @@ def test_pack_same_seed_same_bytes_other_seed_other_bytes(project, tmp_path):
         hashes.append([sha256_file(tmp_path / folder / name) for name in ("images-00000.zip", FILES)])
     assert hashes[0] == hashes[1]
     assert hashes[0][0] != hashes[2][0] and hashes[0][1] != hashes[2][1]
+
+
+def test_moving_sprites_go_evenly_from_one_state_to_another(project):
+    values = project.values(PARAMS, download__source="moving_sprites", download__sprite_images=200)
+    values.download = replace(values.download, sprite_images=200)
+    out = project.root / "out"
+    out.mkdir()
+    with RawWriter(out) as writer:
+        moving_sprites.pack(values, writer)
+    table = read_files(out).to_pandas()
+    assert len(table) == 12 * moving_sprites.FRAMES
+    clips = table.groupby(table["path"].str.rsplit("/", n=1).str[0])
+    assert clips.ngroups == 12 and (clips.size() == moving_sprites.FRAMES).all()
+    with zipfile.ZipFile(out / "images-00000.zip") as archive:
+        for _, clip in clips:
+            known = clip.filter(regex="^factor").reset_index(drop=True)
+            assert known.iloc[:, 0].nunique() == 1  # the shape
+            np.testing.assert_allclose(np.diff(known.to_numpy(), 2, axis=0), 0, atol=1e-12)
+            drawn = np.stack([np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in clip["path"]])
+            places = centroids(drawn.reshape(*drawn.shape[:3], -1).max(3) / 255.0)
+            assert np.abs(np.diff(places, 2, axis=0)).max() < 0.25  # pixels: even steps, but for the raster
+            assert np.abs(places[-1] - places[0]).max() > 0.1

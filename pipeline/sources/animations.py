@@ -1,0 +1,53 @@
+"""Animations on their way to data/raw: every frame becomes an image of its own, <file>/<number>.png."""
+
+from __future__ import annotations
+
+from pipeline.raw import RawWriter, Readable, Unreadable
+from vae.decode import RejectedError
+from vae.frames import SUFFIXES, count, frames
+
+NAME = "{:06d}.png"
+MOST_BYTES = 2**29  # of one animation
+
+
+class FrameWriter(RawWriter):
+    """Hands on what it is given, but of a file with several pictures each of these; what cannot be read is a failure."""
+
+    def __init__(self, writer: RawWriter) -> None:
+        self._writer = writer
+
+    def add(self, path: str, content: bytes | Readable, *, label: str = "", split: str = "", **factors: float) -> bool:
+        """Store one file, or its frames."""
+        if not path.lower().endswith(SUFFIXES):
+            return self._writer.add(path, content, label=label, split=split, **factors)
+        try:
+            data = content if isinstance(content, bytes) else content.read(MOST_BYTES + 1)
+            if len(data) > MOST_BYTES:
+                raise Unreadable("file_too_large", f"an animation of more than {MOST_BYTES} bytes")
+            if _several(data):
+                added = [
+                    self._writer.add(f"{path}/{NAME.format(number)}", frame, label=label, split=split, **factors)
+                    for number, frame in enumerate(frames(data))
+                ]
+                return all(added)
+        except (Unreadable, RejectedError) as error:  # of an animation that is broken later on, the frames before are there
+            self.fail(path, error.reason, error.detail)
+            return False
+        return self._writer.add(path, data, label=label, split=split, **factors)
+
+    def fail(self, path: str, reason: str, detail: str) -> None:
+        """Name a file that could not be brought."""
+        self._writer.fail(path, reason, detail)
+
+    def close(self) -> None:
+        """Whoever opened the other one closes it."""
+
+
+def _several(data: bytes) -> bool:
+    """Whether there is more than one picture; what is no picture at all is told later, by stage preprocess."""
+    try:
+        return count(data) > 1
+    except RejectedError as error:
+        if error.reason in ("too_many_frames", "corrupt"):
+            raise
+        return False
