@@ -23,13 +23,14 @@ from benchmarks import tables
 from benchmarks.case import DATA, SIDE, unpacked
 from benchmarks.rows import RESULTS, ROOT, measure
 from pipeline import params
-from pipeline.denoise_scores import Filter, best_of, filters, mean_psnr_db
+from pipeline.denoise_scores import Filter, best_of, filters
 from pipeline.plots import ACCENT, INK, save, subplots
 from pipeline.train import Choice, configs
 from vae.artefact import Generator
 from vae.corruption import noisy
 from vae.data import ImageShards, ShardWriter
 from vae.denoise import averaged
+from vae.metrics.terms import mean_psnr_db
 from vae.models.base import VAE
 from vae.pictures import grid, save_png
 from vae.samplers import fit_prior

@@ -95,6 +95,24 @@ def denoise() -> str:
     return f"{lines(head, rows)}\n\nPSNR in dB, the mean over {images:,} test images. Measured on: {machines}."
 
 
+def video() -> str:
+    """PSNR of frames between others by gap, of every weight of the smoothness term (benchmarks/video.py)."""
+    found = read("video").get("moving sprites")
+    if not found:
+        return NOTHING
+    weights = found["weights"]
+    gaps = list(weights["0"]["psnr_db"])
+    rows = [("cross-fade", *(f"{weights['0']['psnr_db'][gap]['fade']:.1f}" for gap in gaps), "")]
+    for weight, told in weights.items():
+        cells = [f"{told['psnr_db'][gap]['latents']:.1f}" for gap in gaps]
+        rows.append((f"latents, smoothness {weight}", *cells, f"{told['val_elbo_nats']:.1f}"))
+    for weight, told in weights.items():
+        cells = [f"{told['psnr_db'][gap]['reconstruction']:.1f}" for gap in gaps]
+        rows.append((f"the frame itself, reconstructed, smoothness {weight}", *cells, ""))
+    head = ("the frame in the middle of two", *(f"{gap} apart" for gap in gaps), "bound, nats")
+    return f"{lines(head, rows)}\n\nPSNR in dB, medians of three seeds, {found['clips']} clips. Measured on: {found['machine']}."
+
+
 def best_of() -> str:
     """Precision, coverage and FCD of every way to choose, and of a lower temperature (benchmarks/best_of.py)."""
     found, rows = read("best-of-n"), []

@@ -203,6 +203,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/transfer.md": {"transfer": recipe_tables.transfer},
     "docs/testdata.md": {"testdata": recipe_tables.testdata},
     "docs/denoise.md": {"denoise": recipe_tables.denoise},
+    "docs/video.md": {"video": recipe_tables.video},
     "docs/restyle.md": {"restyle": recipe_tables.restyle, "inpaint": recipe_tables.inpaint},
 }
 

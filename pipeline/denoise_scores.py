@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import ndimage
 
 from pipeline.scores import Scores
@@ -20,7 +19,7 @@ from vae.artefact import Generator
 from vae.corruption import noisy
 from vae.data import ImageShards
 from vae.denoise import averaged, trained_levels
-from vae.metrics.terms import psnr_db
+from vae.metrics.terms import mean_psnr_db
 from vae.pictures import grid, save_png
 
 TABLE, PICTURE = "denoise.csv", "denoise.png"
@@ -40,11 +39,6 @@ def filters() -> dict[str, list[Filter]]:
         return lambda x_NHWC: ndimage.median_filter(x_NHWC, (1, size, size, 1))
 
     return {"gaussian": [gaussian(s) for s in GAUSSIAN_PIXELS], "median": [median(s) for s in MEDIAN_PIXELS]}
-
-
-def mean_psnr_db(found_NHWC: np.ndarray, clean_NHWC: np.ndarray) -> float:
-    """PSNR of each image, and of these the mean."""
-    return float(psnr_db(torch.from_numpy(clean_NHWC), torch.from_numpy(found_NHWC)).mean())
 
 
 def best_of(ways: list[Filter], noisy_NHWC: np.ndarray, clean_NHWC: np.ndarray) -> np.ndarray:

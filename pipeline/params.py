@@ -88,6 +88,8 @@ def _of_fit(sections: SimpleNamespace, fit: Any) -> list[Problem]:
     reason = models.problem(fit.model_config(sections.base.image_shape, sections.train.latent_dim))
     if reason:
         found.append(Problem("fit", reason))
+    if fit.smoothness and fit.model in models.MODELS and not models.MODELS[fit.model].normal_posterior:
+        found.append(Problem("fit.smoothness", f"needs a normal posterior, model {fit.model} has codes: set it to 0"))
     if fit.model in models.MODELS and not models.MODELS[fit.model].vector_latents:
         wrong = f"needs a vector of latents; model {fit.model} has its own prior"
         if fit.prior != "normal":
@@ -116,6 +118,12 @@ def _of_space(sections: SimpleNamespace) -> list[Problem]:
 def _across(sections: SimpleNamespace) -> list[Problem]:
     """Combinations that cannot work, found before anything runs."""
     found = _of_fit(sections, sections.fit) or _of_space(sections)
+    alone = sections.preprocess.split_by == "folder" and not sections.augment.copies and not sections.augment.on_the_fly
+    if sections.fit.smoothness and not alone:
+        wrong = (
+            "is about neighbouring frames: set preprocess.split_by to folder, augment.copies to 0 and augment.on_the_fly to false"
+        )
+        found.append(Problem("fit.smoothness", wrong))
     if sections.preprocess.val_fraction + sections.preprocess.test_fraction >= 1:
         found.append(Problem("preprocess.val_fraction", "with test_fraction leaves nothing to train on: make both smaller"))
     if sections.tune.scheduler != "none" and sections.tune.reduction_factor ** (sections.tune.rungs - 1) > sections.tune.trials:

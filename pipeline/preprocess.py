@@ -22,12 +22,13 @@ from pipeline.decoded import decoded
 from pipeline.duplicates import groups, near_pairs
 from pipeline.errors import BadDataError
 from pipeline.fates import LABEL_MISSING, Fates
+from pipeline.films import following
 from pipeline.measures import Filters, luminance
 from pipeline.paths import INDEX, Paths
 from pipeline.raw import read_failures, read_files
 from pipeline.sections import image_shape
 from pipeline.split import SPLITS, assign, common_root, folder_hashes, official_and_label
-from vae.data import ImageShards, ShardWriter, save_labels
+from vae.data import ImageShards, ShardWriter, save_following, save_labels
 from vae.decode import Rules
 from vae.files import read_manifest, replaced_directory, write_manifest
 
@@ -151,6 +152,13 @@ def _write_labels(index: pa.Table, labels: list[str], directory: Path) -> None:
         save_labels(directory / split, number_N[splits == split])
 
 
+def _write_following(index: pa.Table, directory: Path) -> None:
+    """Which image of its split is the next frame of each, beside the shards."""
+    splits = index["split"].to_numpy()
+    for split in SPLITS:
+        save_following(directory / split, following(index["path"].filter(pa.array(splits == split)).to_pylist()))
+
+
 def preprocess(values: SimpleNamespace, paths: Paths) -> None:
     """data/raw to data/processed, and a report of what became of every file."""
     read_manifest(paths.raw)
@@ -185,6 +193,8 @@ def preprocess(values: SimpleNamespace, paths: Paths) -> None:
         labels = sorted(set(index["label"].to_pylist()) - {""})
         if labels:
             _write_labels(index, labels, directory)
+        if section.split_by == "folder":
+            _write_following(index, directory)
         counts = {split: index["split"].to_pylist().count(split) for split in SPLITS}
         write_manifest(
             directory, image_shape=list(how[0].shape), mode=base.mode, labels=labels, counts=counts, rules=asdict(how[0])

@@ -24,7 +24,7 @@ from pipeline.job import Job, on_the_fly, training_directories
 from pipeline.paths import Paths
 from pipeline.trial_score import OF_SAMPLES, of_samples
 from vae.config import FitConfig, ModelConfig
-from vae.data import ImageShards, ShardWriter
+from vae.data import ImageShards, ShardWriter, save_following
 from vae.extractor import load_extractor
 from vae.files import canonical_json, read_json, read_manifest, write_text
 
@@ -78,6 +78,8 @@ def data(values: SimpleNamespace, paths: Paths, directory: Path) -> Data:
         f", of {tuple(manifest['image_shape'])} pixels and channels, is not of this params.yaml" if manifest else " is not there"
     )
     source, folders = f"random images (data/processed{why})", _shards(noise, directory / "train")
+    if values.fit.smoothness:
+        save_following(directory / "train", np.arange(1, len(noise) + 1) % len(noise))
     if values.download.source != "sprites":
         return Data(source, shape, folders, None, None, 0, augment)
     images, section = values.download.sprite_images, values.preprocess

@@ -79,6 +79,7 @@ class Recipe:
     regulariser_weight: float = field(low=0, high=1e6)
     importance_samples: int = field(low=1, high=1024)
     denoise_levels: float = field(low=0, high=255)
+    smoothness: float = field(low=0, high=1e6)
     precision: str = field(choices=("float32", "bfloat16"))
     memory_format: str = field(choices=("channels_last", "contiguous"))
     compile: bool
@@ -102,6 +103,8 @@ class Recipe:
         if self.objective != "elbo" and (self.capacity_nats or self.free_bits_nats):
             key = "capacity_nats" if self.capacity_nats else "free_bits_nats"
             found.append((key, f"must be 0 with objective {self.objective}: it belongs to elbo"))
+        if self.smoothness and self.denoise_levels:
+            found.append(("smoothness", "must be 0 with denoise_levels: frames would be compared with noisy ones"))
         if self.objective != "importance" and self.importance_samples > 1:
             found.append(("importance_samples", f"must be 1 with objective {self.objective}: set objective importance"))
         return found

@@ -14,7 +14,7 @@ import torch
 from vae.shard_cache import ShardCache
 
 SHARD_NAME = "shard-{:05d}.npy"
-LABELS = "labels.npy"
+LABELS, FOLLOWING = "labels.npy", "following.npy"
 OPEN_FILES = 256  # at once, of a data set: a process may often have 1024
 
 
@@ -68,11 +68,20 @@ class ShardWriter:
             self._stream, self._in_shard = None, 0
 
 
+def _save(path: Path, values_N: np.ndarray) -> None:
+    content = io.BytesIO()
+    np.save(content, values_N, allow_pickle=False)
+    path.write_bytes(content.getvalue())  # not np.save: on a full disk its OSError does not say so
+
+
 def save_labels(directory: Path, labels_N: np.ndarray) -> None:
     """Write the class number of each image beside its shards; -1 where it is not known."""
-    content = io.BytesIO()
-    np.save(content, labels_N.astype(np.int32), allow_pickle=False)
-    (directory / LABELS).write_bytes(content.getvalue())  # not np.save: on a full disk its OSError does not say so
+    _save(directory / LABELS, labels_N.astype(np.int32))
+
+
+def save_following(directory: Path, rows_N: np.ndarray) -> None:
+    """Write, of each image, the number of the one that is the next frame of its film, beside its shards; -1 after the last."""
+    _save(directory / FOLLOWING, rows_N.astype(np.int64))
 
 
 class _Opened:
@@ -99,7 +108,8 @@ class ImageShards:
 
     Images are read, not mapped: around one image of a mapped file Linux maps up to megabytes, and all of them count as the memory
     of this process until somebody else needs it. ``labels_N`` is the class number of each (-1: not known), int64; None where a
-    directory has none. With a ``cache`` (``cached``), images are read from copies of the shards on this machine's own disk.
+    directory has none. ``following_N`` likewise: the next frame of each (-1: there is none). With a ``cache`` (``cached``), images
+    are read from copies of the shards on this machine's own disk.
     """
 
     def __init__(self, *directories: Path, cache: ShardCache | None = None) -> None:
@@ -116,11 +126,26 @@ class ImageShards:
         self._starts = np.concatenate([[0], self._ends[:-1]])
         self.cached, self._open = cache is not None, lambda shard: _Opened(paths[shard], cache)
         self._opened = lru_cache(OPEN_FILES)(self._open)
-        files = [path / LABELS for path in dict.fromkeys(path.parent for path in paths)]
-        known = [np.load(path, allow_pickle=False) for path in files if path.exists()]
-        self.labels_N = np.concatenate(known).astype(np.int64) if len(known) == len(files) else None
-        if self.labels_N is not None and len(self.labels_N) != len(self):
-            raise ValueError(f"{len(self.labels_N)} labels of {len(self)} images in {', '.join(map(str, files))}: make them anew")
+        folders = list(dict.fromkeys(path.parent for path in paths))
+        labels = self._beside(folders, LABELS)
+        self.labels_N = None if labels is None else np.concatenate(labels).astype(np.int64)
+        following = self._beside(folders, FOLLOWING)
+        self.following_N: np.ndarray | None = None
+        if following is not None:  # each counts from its own folder's first image
+            firsts = np.repeat(np.cumsum([0, *map(len, following[:-1])]), [len(each) for each in following])
+            rows_N = np.concatenate(following)
+            self.following_N = np.where(rows_N < 0, -1, rows_N + firsts)
+
+    def _beside(self, folders: list[Path], name: str) -> list[np.ndarray] | None:
+        """What each folder's file of this name says of its images; None where one has none."""
+        files = [folder / name for folder in folders]
+        if not all(path.exists() for path in files):
+            return None
+        found = [np.load(path, allow_pickle=False) for path in files]
+        count, kind = sum(map(len, found)), name.partition(".")[0]
+        if count != len(self):
+            raise ValueError(f"{count} {kind} of {len(self)} images in {', '.join(map(str, files))}: make them anew")
+        return found
 
     @property
     def lengths(self) -> list[int]:

@@ -56,6 +56,11 @@ class Loader:
         self._ahead: dict[tuple[int, int, int], Future[Tensor]] = {}
         self._windows = Windows(images.lengths, config.seed, config.shuffle_images) if config.shuffle_images else None
         self._coming: tuple[int, int] | None = None  # the window whose shards are on their way into the cache
+        if config.smoothness and (images.following_N is None or augment is not None):
+            raise ValueError(
+                "fit.smoothness is about neighbouring frames, which these images are not known to be: set preprocess.split_by to folder, "
+                "augment.copies to 0 and augment.on_the_fly to false, or fit.smoothness to 0"
+            )
         if augment is not None and len(augment.keys) != len(images):
             raise ValueError(
                 f"{len(augment.keys)} keys for {len(images)} training images: give the keys of these shards, in their order"
@@ -101,6 +106,19 @@ class Loader:
         found = ready.result() if ready else self._gather(step, rows)
         self._ahead[step + 1, rows.start, rows.stop] = self._thread.submit(self._gather, step + 1, rows)
         return found.to(self._device, non_blocking=True)
+
+    def after(self, step: int, rows: slice) -> Tensor:
+        """The next frame of each row of ``batch``, likewise; an image that is the last of its film is its own."""
+        indices = self._stream(step, rows)[0]
+        assert self._images.following_N is not None  # or there would be no loader
+        following = self._images.following_N[indices]
+        wanted = np.where(following < 0, indices, following)
+        if self._resident is not None:
+            x_NHWC = self._resident[torch.from_numpy(wanted).to(self._device)]
+        else:
+            x_NHWC = torch.from_numpy(self._images.gather(wanted)).to(self._device)
+        x_NCHW = to_model_range(x_NHWC)
+        return x_NCHW if self._config.memory_format == "channels_last" else x_NCHW.contiguous()
 
     def batch(self, step: int, rows: slice) -> tuple[Tensor, Tensor | None]:
         """Rows of global batch ``step``: float32 (N, C, H, W) in [-1, 1], varied by the augmentation where there is one.

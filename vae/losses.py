@@ -148,23 +148,31 @@ class Objective:
         label_N: Tensor | None,
         draws: Draws,
         images_seen: int,
+        after_NCHW: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The loss summed over the images, and the sums of distortion and rate and the count (3,), float64, detached."""
+        """The loss summed over the images, and the sums of distortion and rate and the count (3,), float64, detached.
+
+        ``after_NCHW``: the next frame of each image, to whose latents its own are drawn (fit.smoothness).
+        """
         config, samples = self._config, self._samples
         if draws.uniform_NP is not None:
             x_NCHW = binarised(x_NCHW, draws.uniform_NP)
-        seen: tuple[Tensor, ...] = () if draws.corruption_NP is None else (corrupted(x_NCHW, draws.corruption_NP),)
+            after_NCHW = None if after_NCHW is None else binarised(after_NCHW, draws.uniform_NP)
+        others = [None if draws.corruption_NP is None else corrupted(x_NCHW, draws.corruption_NP), after_NCHW]
         count, noise_NE = len(x_NCHW), draws.noise_NE
         if samples > 1:
             x_NCHW, noise_NE = x_NCHW.repeat_interleave(samples, 0), noise_NE.reshape(count * samples, -1)
             label_N = label_N if label_N is None else label_N.repeat_interleave(samples, 0)
-            seen = tuple(each.repeat_interleave(samples, 0) for each in seen)
+            others = [None if each is None else each.repeat_interleave(samples, 0) for each in others]
+        given = [x_NCHW, noise_NE, label_N, *others] if any(each is not None for each in others) else [x_NCHW, noise_NE, label_N]
         with torch.autocast(self._device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            terms = forward(x_NCHW, noise_NE, label_N, *seen)
+            terms = forward(*given)
         beta = annealed_beta(images_seen, config)
         capacity = config.capacity_nats * annealed_share(images_seen, config)
         loss = LOSSES[config.objective](terms, beta, capacity, config, self._groups)
         if terms.penalty is not None:
             loss = loss + terms.penalty / samples
+        if terms.step_N is not None:
+            loss = loss + config.smoothness * terms.step_N.sum() / samples
         distortion, rate = terms.distortion_N.detach().sum() / samples, terms.rate_ND.detach().sum() / samples
         return loss, torch.stack([distortion, rate, torch.full_like(distortion, count)]).double()

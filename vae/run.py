@@ -163,7 +163,8 @@ class Run:
         for number in range(len(gradients.parts)):
             with gradients.part(number) as rows:
                 x_NCHW, label_N = loader.batch(step, rows)
-                loss, part = self.objective(gradients.forward, x_NCHW, label_N, draws.of(rows), images_seen)
+                after_NCHW = loader.after(step, rows) if config.smoothness else None
+                loss, part = self.objective(gradients.forward, x_NCHW, label_N, draws.of(rows), images_seen, after_NCHW)
                 gradients.backward(loss)
             sums += part
         gradients.reduce()

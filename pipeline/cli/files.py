@@ -13,7 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import BadConfigError, BadDataError, InputMissingError
+from pipeline.films import counted
 from vae.artefact import Generator
+from vae.decode import RejectedError
+from vae.frames import frames
 from vae.pictures import pictures, sheet
 from vae.use import pixels_of
 
@@ -55,6 +58,24 @@ def read_images(names: Sequence[str], generator: Generator) -> tuple[list[str], 
     if problems:
         raise BadDataError("\n".join(problems))
     return told, np.stack(pixels)
+
+
+def read_clip(name: str, generator: Generator) -> np.ndarray:
+    """The frames of a film as the model takes them (N, H, W, C); BadDataError where they are fewer than two, or one is no picture."""
+    path = Path(name)
+    if path.is_dir():
+        inside = [each for each in path.iterdir() if each.is_file() and not each.name.startswith(".")]
+        _, pixels = read_images([str(each) for each in sorted(inside, key=lambda each: counted(each.name))], generator)
+    elif path.is_file():
+        try:
+            pixels = np.stack([pixels_of(frame, generator) for frame in frames(path.read_bytes())])
+        except (RejectedError, ValueError) as error:
+            raise BadDataError(f"{name} cannot be used: {error}") from None
+    else:
+        raise InputMissingError(f"{name} does not exist: name an animation or a folder of frames")
+    if len(pixels) < 2:
+        raise BadDataError(f"{name} holds one frame: a film has two at least")
+    return pixels
 
 
 def check_output(out: str) -> None:

@@ -53,13 +53,15 @@ class Posterior:
 class Output:
     """All terms of one forward pass: distortion (N,), rate (N, D), both in nats; and the posterior that they are of.
 
-    ``penalty`` is what training adds to any objective, summed over the images.
+    ``penalty`` is what training adds to any objective, summed over the images. ``step_N``: the squared distance from each image's
+    posterior mean to that of the image after it, where there is one.
     """
 
     distortion_N: Tensor
     rate_ND: Tensor
     posterior: Posterior
     penalty: Tensor | None = None
+    step_N: Tensor | None = None
 
     def log_weight_N(self) -> Tensor:
         """log p(x, z) / q(z|x) of the sample (N,), in nats."""
@@ -139,10 +141,18 @@ class VAE(nn.Module, ABC):
         posterior = self.infer(observed, observed[0].new_zeros(count, self.latent_dim))
         return posterior.mean_ND, posterior.logvar_ND
 
-    def forward(self, x_NCHW: Tensor, noise_ND: Tensor, label_N: Tensor | None = None, seen_NCHW: Tensor | None = None) -> Output:
+    def forward(
+        self,
+        x_NCHW: Tensor,
+        noise_ND: Tensor,
+        label_N: Tensor | None = None,
+        seen_NCHW: Tensor | None = None,
+        after_NCHW: Tensor | None = None,
+    ) -> Output:
         """All terms of the bound for one posterior sample made of ``noise_ND`` (standard normal), unreduced, in nats.
 
-        ``seen_NCHW``: what the posterior is of, where that is not the images themselves but noisy ones.
+        ``seen_NCHW``: what the posterior is of, where that is not the images themselves but noisy ones; ``after_NCHW``: the next
+        frame of each, where the images are of films.
         """
         found = self.infer(self.observe(x_NCHW if seen_NCHW is None else seen_NCHW, label_N), noise_ND)
         output_NCHW = self.decode(found.z_ND, label_N) if found.output_NCHW is None else found.output_NCHW
@@ -150,7 +160,10 @@ class VAE(nn.Module, ABC):
         if self.likelihood.statistics and torch.is_grad_enabled():
             penalty = self.likelihood.penalty(output_NCHW, x_NCHW) + (0.0 if penalty is None else penalty)
         distortion_N = -self.likelihood.log_prob(output_NCHW, x_NCHW)
-        return Output(distortion_N, found.rate_ND(), replace(found, output_NCHW=None), penalty)
+        step_N = None
+        if after_NCHW is not None:
+            step_N = (self.encode(after_NCHW, label_N)[0] - found.mean_ND).square().sum(1)
+        return Output(distortion_N, found.rate_ND(), replace(found, output_NCHW=None), penalty, step_N)
 
     def layout(self) -> dict[str, Place]:
         """What each tensor of the state is for, by its name."""

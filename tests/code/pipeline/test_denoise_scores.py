@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.denoise_scores import PICTURE, STRENGTHS, TABLE, best_of, filters, mean_psnr_db, write
+from pipeline.denoise_scores import PICTURE, STRENGTHS, TABLE, best_of, filters, write
 from saved import saved_model
 from vae.corruption import noisy
 from vae.data import ImageShards, ShardWriter
 from vae.denoise import averaged
+from vae.metrics.terms import mean_psnr_db
 
 
 @pytest.fixture

@@ -192,6 +192,15 @@ def test_check_number_that_yaml_reads_as_text_says_how_to_write_it():
     assert "write 0.001: YAML reads '1e-3' as text" in refusal(changed({"fit.learning_rate": "1e-3"}))
 
 
+def test_check_smoothness_needs_films_alone():
+    films = {"fit.smoothness": "1.0", "preprocess.split_by": "folder", "augment.copies": "0"}
+    params.check(changed(films), "params.yaml")
+    for other in ({"preprocess.split_by": "image"}, {"augment.copies": "1"}, {"augment.on_the_fly": "true"}):
+        assert "fit.smoothness: is about neighbouring frames" in refusal(changed(films | other))
+    assert "fit.smoothness: needs a normal posterior" in refusal(changed(films | {"fit.model": "vq", "fit.prior": "normal"}))
+    assert "must be 0 with denoise_levels" in refusal(changed(films | {"fit.denoise_levels": "5.0"}))
+
+
 @pytest.mark.parametrize(
     ("values", "key"),
     [

@@ -15,7 +15,7 @@ from torch import nn
 
 from configs import fit_config, model_config
 from vae.config import FitConfig, ModelConfig
-from vae.data import ImageShards, ShardWriter, save_labels
+from vae.data import ImageShards, ShardWriter, save_following, save_labels
 from vae.errors import ResumeRefusedError, StoppedError
 from vae.gradients import Gradients
 from vae.models import build
@@ -42,6 +42,7 @@ LEVELS = (
     ("resume, classes", FIT, TOLD),
     ("elastic, classes", ELASTIC, TOLD),
     ("resume, noisy", replace(FIT, denoise_levels=60.0), model_config(widths=(8,))),
+    ("elastic, films", replace(ELASTIC, smoothness=3.0), model_config(widths=(8,))),
     ("elastic, noisy", replace(ELASTIC, denoise_levels=60.0), model_config(widths=(8,))),
 )
 LAST = "step-00000016"
@@ -100,6 +101,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict]]:
         writer.add(image)
     writer.close()
     save_labels(root / "shards", np.arange(100) % 3)
+    save_following(root / "shards", np.where(np.arange(100) % 10 == 9, -1, np.arange(100) + 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         for size in (3, 2, 1, 4, 6):
