@@ -6,6 +6,7 @@ import json
 import sys
 
 import pytest
+from PIL import Image
 
 from workspace import Workspace, one_line
 
@@ -28,6 +29,27 @@ def test_model_that_is_told_labels_draws_the_one_that_it_is_asked_for(workspace:
     assert drawn["0"] != drawn["1"]
     wrong = workspace.stage("use_champion", "4", "--label", "10")
     assert wrong.returncode == 78 and "unknown label '10'" in one_line(wrong, "use_champion")
+
+
+def test_films_from_rendered_clips_to_frames_between_frames(workspace: Workspace) -> None:
+    workspace.set({"download.source": "moving_sprites", "download.sprite_images": 1000, "preprocess.split_by": "folder",
+                   "augment.copies": 0, "fit.smoothness": 5.0, "train.use_tuned": False, "train.latent_dim": 3})  # fmt: skip
+    for stage in ("download", "preprocess", "augment", "extractor", "tune", "train", "evaluate", "register"):
+        result = workspace.stage(stage)
+        assert result.returncode == 0, result.stderr
+    metrics = json.loads((workspace.root / "reports/evaluate/metrics.json").read_text())
+    assert 5 < metrics["film_psnr_db"] < 60 and 5 < metrics["film_fade_psnr_db"] < 60
+    result = workspace.run(sys.executable, "-m", "pipeline.verify")
+    assert result.returncode == 0, result.stderr
+    drawn = workspace.stage("use_champion", "4")
+    assert drawn.returncode == 0, drawn.stderr
+    sheet = Image.open(workspace.root / ".work/champion.png").convert("L")
+    (workspace.root / "film").mkdir()
+    for number in range(3):
+        sheet.crop((2 + 10 * number, 2, 10 + 10 * number, 10)).save(workspace.root / f"film/{number}.png")
+    tweened = workspace.run(sys.executable, "-c", VAE, "inbetween", "film", "--frames", "3", "-o", "slow.gif")
+    assert tweened.returncode == 0, tweened.stderr
+    assert Image.open(workspace.root / "slow.gif").n_frames == 9
 
 
 @pytest.mark.parametrize(
