@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -11,7 +10,7 @@ import typer
 
 from pipeline import reference
 from pipeline.cli.app import ended
-from pipeline.cli.files import ANIMATIONS, check_output, read_clip
+from pipeline.cli.files import check_output, read_clip
 from pipeline.cli.models import Label, Model, Out, needed, written
 from pipeline.errors import BadConfigError
 from pipeline.paths import Paths
@@ -48,7 +47,7 @@ def inbetween(
         drawn = generator.decode(z_ND, needed(generator, label, len(z_ND)))
         if not redraw:
             drawn[::steps] = pixels
-        written(called, generator, drawn, out, steps if Path(out).suffix.lower() not in ANIMATIONS else len(drawn))
+        written(called, generator, drawn, out, steps)
 
     ended("inbetween", work)
 
