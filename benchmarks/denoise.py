@@ -97,26 +97,18 @@ def _row(data: str, folder: Path) -> dict[str, Any]:
         curve[int(told["images"])] = round(mean_psnr_db(generator(model).reconstruct(seen), clean), 2)
         print(data, told["images"], curve[int(told["images"])], flush=True)
 
-    seconds: dict[str, float] = {}
-
-    def timed(what: str, work: Callable[[], Any]) -> Any:
-        begun = time.monotonic()
-        done = work()
-        seconds[what] = time.monotonic() - begun
-        return done
-
     sets = _shards(folder / "train", training), _shards(folder / "val", test[JUDGED : JUDGED + VALIDATED])
-    trained = generator(timed("trained", lambda: fit(model_config, config, *sets, on_report=look).model))
-    found["mean"] = timed("mean", lambda: trained.reconstruct(seen))
-    found["model"] = timed("model", lambda: averaged(trained, seen))
+    begun = time.monotonic()
+    trained = generator(fit(model_config, config, *sets, on_report=look).model)
+    seconds = time.monotonic() - begun
+    found |= {"mean": trained.reconstruct(seen), "model": averaged(trained, seen)}
     scores = {way: round(mean_psnr_db(images, clean), 2) for way, images in found.items()}
     shown = np.concatenate([each[:SHOWN] for each in (clean, seen, found["nl_means"], found["model"])])
     save_png(grid(shown, columns=SHOWN, mode=mode), RESULTS / f"denoise-{data}.png")
     _draw(data, curve, scores)
     return {
         "sigma_levels": sigma, "psnr_db": scores, "psnr_db_by_images_seen": curve, "images": JUDGED,
-        "trained_seconds": round(seconds["trained"]), "trained_images": config.total_images,
-        "images_per_second": {way: round(JUDGED / seconds[way]) for way in ("mean", "model")},
+        "trained_seconds": round(seconds), "trained_images": config.total_images,
     }  # fmt: skip
 
 

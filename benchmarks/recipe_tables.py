@@ -86,11 +86,11 @@ def denoise() -> str:
     }  # fmt: skip
     rows = [
         (f"{SETS[name]}, {told['sigma_levels']:g}", *(f"{told['psnr_db'][way]:.2f}" for way in ways),
-         f"{told['trained_seconds'] / 60:.0f}", *(f"{told['images_per_second'][way]:,}" for way in ("mean", "model")))
+         f"{told['trained_seconds'] / 60:.0f}")
         for name, told in found.items()
     ]  # fmt: skip
     machines = ", ".join(sorted({told["machine"] for told in found.values()}))
-    head = ("noise of levels", *ways.values(), "minutes of training", "images/s in one pass", "of 16")
+    head = ("noise of levels", *ways.values(), "minutes of training")
     images = next(iter(found.values()))["images"]
     return f"{lines(head, rows)}\n\nPSNR in dB, the mean over {images:,} test images. Measured on: {machines}."
 
