@@ -120,10 +120,8 @@ def _across(sections: SimpleNamespace) -> list[Problem]:
     found = _of_fit(sections, sections.fit) or _of_space(sections)
     alone = sections.preprocess.split_by == "folder" and not sections.augment.copies and not sections.augment.on_the_fly
     if sections.fit.smoothness and not alone:
-        wrong = (
-            "is about neighbouring frames: set preprocess.split_by to folder, augment.copies to 0 and augment.on_the_fly to false"
-        )
-        found.append(Problem("fit.smoothness", wrong))
+        remedy = "set preprocess.split_by to folder, augment.copies to 0 and augment.on_the_fly to false"
+        found.append(Problem("fit.smoothness", f"is about neighbouring frames: {remedy}"))
     if sections.preprocess.val_fraction + sections.preprocess.test_fraction >= 1:
         found.append(Problem("preprocess.val_fraction", "with test_fraction leaves nothing to train on: make both smaller"))
     if sections.tune.scheduler != "none" and sections.tune.reduction_factor ** (sections.tune.rungs - 1) > sections.tune.trials:

@@ -118,9 +118,8 @@ def _check(found: pa.Table, fates: Fates, split_by: str) -> None:
         rest = f" ({rejected} files were rejected: {reasons})" if rejected else ""
         if len({*found["group"].to_pylist()}) < len(SPLITS) <= len(found):
             raise BadDataError(f"the {len(found)} usable images all show the same{rest}: a model needs different images")
-        few = (
-            "images (about 100 are a start)" if split_by == "image" else "folders (preprocess.split_by is folder; 30 are a start)"
-        )
+        folders = "folders (preprocess.split_by is folder; 30 are a start)"
+        few = folders if split_by == "folder" else "images (about 100 are a start)"
         raise BadDataError(
             f"{len(found)} usable images leave the split {' and '.join(missing)} empty{rest}: "
             f"add {few}, or raise preprocess.val_fraction and test_fraction"

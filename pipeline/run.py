@@ -84,9 +84,8 @@ def main() -> None:
         if arguments.cluster:
             os.environ.update(meant(arguments.cluster, paths))
         changes = images.use(arguments.images, paths) if arguments.images else {}
-        own = (
-            ("download.source", "download.path") if arguments.images else ()
-        )  # whose images: the person's word, not the recipe's
+        # Whose images: the person's word, not the recipe's.
+        own = ("download.source", "download.path") if arguments.images else ()
         changes |= recipe.use(arguments.recipe, paths, own) if arguments.recipe else {}
         for key, value in changes.items():
             print(f"params.yaml: {key} = {value}", file=sys.stderr)

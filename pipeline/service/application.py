@@ -31,12 +31,8 @@ BODIES: dict[str, type[Body]] = {
     "sample": Sample, "reconstruct": OfPictures, "interpolate": Interpolate, "traverse": Traverse, "decode": Decode,
     "encode": OfPictures, "score": Score, "nearest": Nearest, "denoise": Denoise,
 }  # fmt: skip
-COLUMNS = {
-    "sample": 8,
-    "reconstruct": 8,
-    "decode": 8,
-    "denoise": 8,
-}  # of a grid; the others have a row for each picture or latent
+# Of a grid; the others have a row for each picture or latent.
+COLUMNS = {"sample": 8, "reconstruct": 8, "decode": 8, "denoise": 8}
 THREADS = 32  # that read pictures, wait for the network and write pictures
 NUMBERS = {"encode": "latents", "score": "elbo_nats", "nearest": "nearest"}
 

@@ -20,10 +20,8 @@ from torch import Tensor
 from vae.artefact import BATCH, Generator
 
 TILE = 8
-ALONE = (
-    "bound",
-    "average",
-)  # an image's noise is that of its place among the request's images; others ask for other numbers of samples
+# An image's noise is that of its place among the request's images; others ask for other numbers of samples.
+ALONE = ("bound", "average")
 
 
 @dataclass(frozen=True)
