@@ -102,14 +102,17 @@ def video() -> str:
         return NOTHING
     weights = found["weights"]
     gaps = list(weights["0"]["psnr_db"])
-    rows = [("cross-fade", *(f"{weights['0']['psnr_db'][gap]['fade']:.1f}" for gap in gaps), "")]
-    for weight, told in weights.items():
-        cells = [f"{told['psnr_db'][gap]['latents']:.1f}" for gap in gaps]
-        rows.append((f"latents, smoothness {weight}", *cells, f"{told['val_elbo_nats']:.1f}"))
-    for weight, told in weights.items():
-        cells = [f"{told['psnr_db'][gap]['reconstruction']:.1f}" for gap in gaps]
-        rows.append((f"the frame itself, reconstructed, smoothness {weight}", *cells, ""))
-    head = ("the frame in the middle of two", *(f"{gap} apart" for gap in gaps), "bound, nats")
+    ways = {
+        "inbetween": "`vae inbetween`",
+        "redraw": "the model alone (`--redraw`)",
+        "reconstruction": "that frame itself, reconstructed",
+    }
+    rows = [("cross-fade", "", *(f"{weights['0']['psnr_db'][gap]['fade']:.1f}" for gap in gaps), "")]
+    for way, called in ways.items():
+        for weight, told in weights.items():
+            cells = [f"{told['psnr_db'][gap][way]:.1f}" for gap in gaps]
+            rows.append((called, weight, *cells, f"{told['val_elbo_nats']:.1f}" if way == "inbetween" else ""))
+    head = ("the frame in the middle of two", "smoothness", *(f"{gap} apart" for gap in gaps), "bound, nats")
     return f"{lines(head, rows)}\n\nPSNR in dB, medians of three seeds, {found['clips']} clips. Measured on: {found['machine']}."
 
 

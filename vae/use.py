@@ -34,11 +34,6 @@ def interpolation(a_D: Tensor, b_D: Tensor, steps: int, linear: bool) -> Tensor:
     return a_D + torch.linspace(0, 1, steps)[:, None] * (b_D - a_D) if linear else between(a_D, b_D, steps)
 
 
-def halfway(a_ND: Tensor, b_ND: Tensor) -> Tensor:
-    """The latents in the middle between each of a and its b, along the great circle."""
-    return torch.stack([between(a_D, b_D, 3)[1] for a_D, b_D in zip(a_ND, b_ND, strict=True)])
-
-
 def traversal(z_D: Tensor, dimensions: list[int], low_D: Tensor, high_D: Tensor, steps: int) -> Tensor:
     """Latents (len(dimensions) * S, D): one dimension after the other from low to high, the others as in ``z_D``."""
     z_ND = z_D.repeat(len(dimensions) * steps, 1)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Annotated
 
-import torch
 import typer
 
 from pipeline import reference
@@ -15,7 +13,7 @@ from pipeline.cli.models import Label, Model, Out, needed, written
 from pipeline.errors import BadConfigError
 from pipeline.paths import Paths
 from pipeline.registry import CHAMPION
-from vae.use import interpolation
+from vae.inbetween import inbetween as between
 
 MOST_FRAMES = 100_000  # of the result
 
@@ -23,13 +21,14 @@ MOST_FRAMES = 100_000  # of the result
 def inbetween(
     clip: Annotated[str, typer.Argument(help="an animation (GIF, WebP, PNG, TIFF), or a folder of frames")],
     frames: Annotated[int, typer.Option(help="new ones between each two", min=1, max=100)] = 1,
-    linear: Annotated[bool, typer.Option("--linear", help="straight, instead of along the great circle")] = False,
-    redraw: Annotated[bool, typer.Option("--redraw", help="the given frames, too, as the model draws them")] = False,
+    redraw: Annotated[
+        bool, typer.Option("--redraw", help="all frames as the model alone draws them, the given ones too")
+    ] = False,
     model: Model = CHAMPION,
     label: Label = None,
     out: Out = "inbetween.gif",
 ) -> None:
-    """A film with frames drawn between its own, on the way in the model's latents.
+    """A film with frames drawn between its own, on the way in the model's latents; the given ones stay as they are.
 
     vae inbetween walk.gif --frames 3 -o slow.gif
     """
@@ -41,12 +40,7 @@ def inbetween(
         steps = frames + 1
         if len(pixels) * steps > MOST_FRAMES:
             raise BadConfigError(f"--frames {frames}: {len(pixels)} frames would become more than {MOST_FRAMES}")
-        mean_ND, _ = generator.encode(pixels, needed(generator, label, len(pixels)))
-        ways = [interpolation(a_D, b_D, steps + 1, linear)[:-1] for a_D, b_D in itertools.pairwise(mean_ND)]
-        z_ND = torch.cat([*ways, mean_ND[-1:]])
-        drawn = generator.decode(z_ND, needed(generator, label, len(z_ND)))
-        if not redraw:
-            drawn[::steps] = pixels
+        drawn = between(generator, pixels, frames, needed(generator, label, len(pixels)), redraw=redraw)
         written(called, generator, drawn, out, steps)
 
     ended("inbetween", work)

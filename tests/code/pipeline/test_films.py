@@ -7,7 +7,6 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -19,8 +18,8 @@ from pipeline.paths import INDEX
 from pipeline.preprocess import PARAMS, preprocess
 from saved import saved_model
 from vae.data import ImageShards, ShardWriter, save_following
+from vae.inbetween import inbetween
 from vae.metrics.terms import mean_psnr_db
-from vae.use import between as circle
 
 film.add_to(app)
 models.add_to(app)  # an app of one command takes its name for an argument
@@ -81,10 +80,12 @@ def test_table_says_how_far_each_way_is_from_the_frame_that_was_there(tmp_path, 
     faded = np.rint((first.astype(float) + last) / 2).astype(np.uint8)
     assert table[8, "fade"] == pytest.approx(mean_psnr_db(faded, middle), abs=1e-6)
     assert table[8, "reconstruction"] == mean_psnr_db(generator.reconstruct(middle), middle)
-    z_ND = torch.stack([circle(*generator.encode(np.stack([a, b]))[0], 3)[1] for a, b in zip(first, last, strict=True)])
-    assert table[8, "latents"] == pytest.approx(mean_psnr_db(generator.decode(z_ND), middle), abs=0.01)
-    np.testing.assert_array_equal(between(generator, first, last, None), generator.decode(z_ND))
-    assert scores == {"film_psnr_db": table[2, "latents"], "film_fade_psnr_db": table[2, "fade"]}
+    middles = np.concatenate([inbetween(generator, np.stack(pair), 1)[1:2] for pair in zip(first, last, strict=True)])
+    assert table[8, "inbetween"] == pytest.approx(mean_psnr_db(middles, middle), abs=0.01)
+    assert np.abs(between(generator, first, last, None, redraw=False).astype(int) - middles).max() <= 1
+    a_ND, b_ND = generator.encode(first)[0], generator.encode(last)[0]
+    assert table[8, "redraw"] == pytest.approx(mean_psnr_db(generator.decode((a_ND + b_ND) / 2), middle), abs=0.01)
+    assert scores == {"film_psnr_db": table[2, "inbetween"], "film_fade_psnr_db": table[2, "fade"]}
     assert (tmp_path / PICTURE).stat().st_size > 200
 
 
@@ -123,18 +124,14 @@ def test_new_frames_lie_on_the_way_and_the_old_ones_stay(here, source):
         found = stored["images"]
     assert len(found) == 10
     np.testing.assert_array_equal(found[::3], frames)
-    mean_ND = generator.encode(frames)[0]
-    expected = generator.decode(torch.cat([circle(mean_ND[i], mean_ND[i + 1], 4)[1:3] for i in range(3)]))
-    assert np.abs(np.delete(found, [0, 3, 6, 9], 0).astype(int) - expected).max() <= 1
+    np.testing.assert_array_equal(found, inbetween(generator, frames, 2))
 
 
-def test_straight_and_redrawn(here):
+def test_redrawn(here):
     generator, frames = here
-    assert vae("film", "--linear", "--redraw", "-m", "m", "-o", "out.npz").exit_code == 0
-    mean_ND = generator.encode(frames)[0]
-    z_ND = torch.stack([mean_ND[0], (mean_ND[0] + mean_ND[1]) / 2, mean_ND[1]])
+    assert vae("film", "--redraw", "-m", "m", "-o", "out.npz").exit_code == 0
     with np.load("out.npz") as stored:
-        assert np.abs(stored["images"][:3].astype(int) - generator.decode(z_ND)).max() <= 1
+        np.testing.assert_array_equal(stored["images"], inbetween(generator, frames, 1, redraw=True))
 
 
 def test_film_goes_out_as_an_animation(here):
