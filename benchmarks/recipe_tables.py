@@ -101,7 +101,7 @@ def video() -> str:
     if not found:
         return NOTHING
     weights = found["weights"]
-    gaps = list(weights["0"]["psnr_db"])
+    gaps = sorted(weights["0"]["psnr_db"], key=int)
     ways = {
         "inbetween": "`vae inbetween`",
         "redraw": "the model alone (`--redraw`)",
