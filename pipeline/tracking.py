@@ -108,14 +108,7 @@ class Tracker:
         local = self.uri.startswith("sqlite:")
         try:
             self.client: MlflowClient = mlflow.MlflowClient()
-            found = self.client.get_experiment_by_name(EXPERIMENT)
-            self.experiment_id = (
-                found.experiment_id
-                if found
-                else self.client.create_experiment(
-                    EXPERIMENT, artifact_location=paths.mlflow_artifacts.as_uri() if local else None
-                )
-            )
+            self.experiment_id = self._experiment(paths.mlflow_artifacts.as_uri() if local else None)
         except (MlflowException, SQLAlchemyError) as error:
             reason = " ".join(str(error).split())[:200]
             if "out-of-date database schema" in reason:
@@ -133,6 +126,20 @@ class Tracker:
                 ) from None
             remedy = "look at its log" if is_server(self.uri) else "repair or move it"
             raise UnavailableError(f"the MLflow store {self.uri} cannot be used ({reason}): {remedy}") from None
+
+    def _experiment(self, artifacts: str | None) -> str:
+        """The id of the experiment, made where there is none; of two who make it at once both find the one that was made."""
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if not found:
+            try:
+                return str(self.client.create_experiment(EXPERIMENT, artifact_location=artifacts))
+            except MlflowException as error:
+                found = self.client.get_experiment_by_name(EXPERIMENT)
+                if error.error_code != "RESOURCE_ALREADY_EXISTS" or not found:
+                    raise
+        return str(found.experiment_id)
 
     def run(self, name: str, key: str = "", parent: str = "", tags: dict[str, str] | None = None) -> str:
         """The id of the unfinished run with this ``key``, or of a new one: a resumed job goes on in the same run."""

@@ -16,7 +16,7 @@ import pytest
 
 from contention import contend
 from mlflow_server import mlflow_server
-from pipeline import lease
+from pipeline import lease, tracking
 from pipeline.errors import TemporaryError, UnavailableError
 from pipeline.paths import Paths
 from pipeline.registry import Registry
@@ -63,6 +63,20 @@ def test_of_many_who_write_a_note_for_the_first_time_at_once_none_is_refused(reg
 
             list(pool.map(write, range(writers)))
             assert tracker.note(key) in {str(own) for own in range(writers)}
+
+
+def test_of_many_who_come_first_to_a_new_server_all_find_one_experiment(server, tmp_path, monkeypatch):
+    monkeypatch.setenv(URI_VARIABLE, server)
+    with ThreadPoolExecutor(6) as pool:
+        for number in range(5):
+            monkeypatch.setattr(tracking, "EXPERIMENT", f"new-{number}")
+            together = threading.Barrier(6)
+
+            def come(_: int, together: threading.Barrier = together) -> str:
+                together.wait(60)
+                return Tracker(Paths(tmp_path)).experiment_id
+
+            assert len(set(pool.map(come, range(6)))) == 1
 
 
 @pytest.mark.slow
