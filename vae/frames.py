@@ -14,6 +14,7 @@ from PIL import Image
 from vae.decode import FORMATS, RejectedError
 
 SUFFIXES = (".gif", ".webp", ".png", ".apng", ".tif", ".tiff")  # of files that may hold more than one picture
+PNG_MODES = ("1", "L", "LA", "I", "I;16", "RGB", "RGBA")  # what a PNG holds as it is; pages in print colours become TIFF
 MOST_FRAMES, MOST_PIXELS = 10_000, 10**8
 MOST_PIXELS_OF_ALL = 4 * 10**9  # 2,000 frames of a film of today
 
@@ -46,7 +47,7 @@ def count(data: bytes) -> int:
 
 
 def frames(data: bytes) -> Iterator[bytes]:
-    """Each picture of the file in its order, as the bytes of a PNG."""
+    """Each picture of the file in its order, without loss: as the bytes of a PNG, or where that cannot hold it of a TIFF."""
     total, picture = count(data), _opened(data)
     for number in range(total):
         buffer = io.BytesIO()
@@ -55,7 +56,10 @@ def frames(data: bytes) -> Iterator[bytes]:
             frame: Image.Image = picture
             if picture.mode in ("P", "PA"):
                 frame = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
-            frame.save(buffer, "PNG", compress_level=1)
+            if frame.mode in PNG_MODES:
+                frame.save(buffer, "PNG", compress_level=1)
+            else:
+                frame.copy().save(buffer, "TIFF")
         except Exception as error:  # likewise
             raise RejectedError("corrupt", f"frame {number}: {type(error).__name__}: {error}") from None
         yield buffer.getvalue()

@@ -6,7 +6,7 @@ from pipeline.raw import RawWriter, Readable, Unreadable
 from vae.decode import RejectedError
 from vae.frames import SUFFIXES, count, frames
 
-NAME = "{:06d}.png"
+NAME = "{:06d}.png"  # whatever a frame's form: what a file is is told by its content
 MOST_BYTES = 2**29  # of one animation
 
 

@@ -54,6 +54,25 @@ def test_frame_that_changes_a_part_is_the_whole_picture():
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(frame)).convert("L")), picture)
 
 
+@pytest.mark.parametrize("mode", ["CMYK", "F", "I;16", "1", "LAB"])
+def test_pages_in_other_modes_come_through_as_they_are(mode):
+    rng = np.random.default_rng(0)
+    if mode == "F":
+        pages = [Image.fromarray(rng.random((6, 9), np.float32)) for _ in range(3)]
+    elif mode == "I;16":
+        pages = [Image.fromarray(rng.integers(0, 65536, (6, 9)).astype(np.uint16)) for _ in range(3)]
+    elif mode == "1":
+        pages = [Image.fromarray(rng.random((6, 9)) < 0.5) for _ in range(3)]
+    else:
+        pages = [Image.fromarray(rng.integers(0, 256, (6, 9, len(mode))).astype(np.uint8), mode) for _ in range(3)]
+    buffer = io.BytesIO()
+    pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:])
+    for page, frame in zip(pages, frames(buffer.getvalue()), strict=True):
+        found = Image.open(io.BytesIO(frame))
+        assert found.mode == page.mode == mode
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(page))
+
+
 def brought(project, origin: Path, **changes: object) -> tuple[list[str], dict[str, str]]:
     """The paths that download brings, and the reasons of what it does not."""
     values = project.values(
