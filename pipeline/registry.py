@@ -57,7 +57,8 @@ class Registry:
         from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
         from mlflow.types.schema import Array
 
-        texts = ["image", "other"] + (["label"] if generator.config.classes else [])  # every column is of some operations only
+        # Every column is of some operations only.
+        texts = ["image", "other", "mask", "move", "make", *(["label"] if generator.config.classes else [])]
         columns = [ColSpec(DataType.long, name, required=False) for name in ("n", "seed")]
         columns += [ColSpec(DataType.string, name, required=False) for name in texts]
         columns += [ColSpec(Array(DataType.double), "latents", required=False)]

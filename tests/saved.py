@@ -10,6 +10,7 @@ import torch
 
 from configs import model_config, prior_config
 from vae.artefact import Generator, load_artefact, save_artefact
+from vae.attributes import Attributes
 from vae.decode import Rules
 from vae.known import Known
 from vae.models import build
@@ -19,10 +20,26 @@ RULES = Rules(height=8, width=8, mode="", fit="crop", filter="lanczos", backgrou
               max_aspect_ratio=5.0, max_pixels=10_000)  # fmt: skip
 
 
+def some_attributes() -> Attributes | None:
+    """Of three latents: height is one of them and a little of another one, the third says which label."""
+    z_ND = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
+    height, side_N = 10 + 2 * z_ND[:, 0] + 0.3 * z_ND[:, 1], (z_ND[:, 2] > 0).long()
+    return Attributes.fit(z_ND, {"height": height.numpy()}, side_N, ["left", "right"], 400, 0)
+
+
 def saved_model(
-    folder: Path, classes: int = 0, seed: int = 0, mode: str = "RGB", denoise_levels: float = 0.0, **changes: object
+    folder: Path,
+    classes: int = 0,
+    seed: int = 0,
+    mode: str = "RGB",
+    denoise_levels: float = 0.0,
+    attributes: bool = False,
+    **changes: object,
 ) -> Generator:
-    """A model of random weights for images of 8 x 8, in a new ``folder``; its labels are ape, bee, cat, it knows 60 images by name."""
+    """A model of random weights for images of 8 x 8, in a new ``folder``; its labels are ape, bee, cat, it knows 60 images by name.
+
+    With ``attributes`` it reads a factor, height, and two labels, left and right, from its latents.
+    """
     shape = (8, 8, len(mode))
     config = model_config(image_shape=shape, latent_dim=3, classes=classes, **changes)
     torch.manual_seed(seed)
@@ -36,5 +53,7 @@ def saved_model(
     contract = {"mode": mode, "image_shape": list(shape), "labels": names, "rules": rules, "denoise_levels": denoise_levels}
     generator = Generator(model, config, prior, contract)
     generator.known = Known([f"{i:02d}.png" for i in range(60)], generator.encode(images, labels)[0])
+    if attributes:
+        generator.attributes = some_attributes()
     save_artefact(folder, generator)
     return load_artefact(folder)

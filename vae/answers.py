@@ -6,6 +6,8 @@ op           columns of a row                       what comes back
 sample       n, seed, and if wanted label           uint8 images (sum of n, H, W, C)
 reconstruct  image                                  uint8 images (rows, H, W, C)
 denoise      image; setting samples                 uint8 images (rows, H, W, C), of a model that was trained for it
+restyle      image, move and make, or one of them   uint8 images (rows, H, W, C): as scale=+0.1, x=-0.2 says; of the label to make
+inpaint      image, mask, and if wanted seed        uint8 images (rows, H, W, C), drawn where the mask's picture is white
 interpolate  image, other; settings steps, linear   uint8 images (rows * steps, H, W, C)
 traverse     image; settings steps, extent          uint8 images (rows * D * steps, H, W, C)
 decode       latents: D numbers                     uint8 images (rows, H, W, C)
@@ -29,11 +31,14 @@ import torch
 
 from vae.artefact import Generator
 from vae.denoise import SAMPLES, averaged
-from vae.use import class_number, from_base64, interpolation, pixels_of, to_base64_png, traversal
+from vae.inpaint import inpainted
+from vae.restyle import parsed_moves, restyled
+from vae.use import class_number, from_base64, interpolation, mask_of, pixels_of, to_base64_png, traversal
 
 MOST_IMAGES = 100_000  # of one request
 MOST_NEAREST = 100  # to one image
 MOST_BYTES = 32 * 2**20  # of a picture's file
+MOST_INPAINTED = 16  # images of a request: each takes hundreds of passes
 NO_IMAGES = ("encode", "score", "nearest")  # operations that answer by numbers
 Columns = Mapping[str, Sequence[Any]]
 
@@ -120,6 +125,34 @@ def _denoise(generator: Generator, columns: Columns, settings: Settings) -> np.n
     return averaged(generator, images, settings.samples, label_N)
 
 
+def _restyle(generator: Generator, columns: Columns, settings: Settings) -> np.ndarray:
+    images, label_N = _images(generator, columns, "image", "restyle"), _labels(generator, columns, "restyle")
+    nothing = [None] * len(images)
+    moves = [() if text is None else tuple(str(text).split(",")) for text in columns.get("move", nothing)]
+    wanted, found = list(zip(moves, columns.get("make", nothing), strict=True)), np.empty_like(images)
+    for move, make in dict.fromkeys(wanted):
+        if not move and make is None:
+            raise ValueError("restyle needs a column 'move' (as scale=+0.1) or 'make' (a label) with a value in every row")
+        rows = [row for row, each in enumerate(wanted) if each == (move, make)]
+        own = None if label_N is None else label_N[rows]
+        found[rows] = restyled(generator, images[rows], parsed_moves(list(move)), make, own)
+    return found
+
+
+def _inpaint(generator: Generator, columns: Columns, settings: Settings) -> np.ndarray:
+    images, label_N = _images(generator, columns, "image", "inpaint"), _labels(generator, columns, "inpaint")
+    if len(images) > MOST_INPAINTED:
+        raise ValueError(f"inpaint takes at most {MOST_INPAINTED} images, got {len(images)}")
+    masks = []
+    for number, text in enumerate(_column(columns, "mask", "inpaint")):
+        try:
+            masks.append(mask_of(from_base64(str(text), MOST_BYTES), generator))
+        except ValueError as error:
+            raise ValueError(f"mask of row {number}: {error}") from None
+    seed = next((int(seed) for seed in columns.get("seed", ()) if seed is not None), 0)
+    return inpainted(generator, images, np.stack(masks), label_N, seed)
+
+
 def _encode(generator: Generator, columns: Columns, settings: Settings) -> np.ndarray:
     return generator.encode(_images(generator, columns, "image", "encode"), _labels(generator, columns, "encode"))[0].numpy()
 
@@ -180,4 +213,5 @@ def _traverse(generator: Generator, columns: Columns, settings: Settings) -> np.
 OPERATIONS = {
     "sample": _sample, "reconstruct": _reconstruct, "interpolate": _interpolate, "traverse": _traverse, "decode": _decode,
     "encode": _encode, "score": _score, "nearest": _nearest, "denoise": _denoise,
+    "restyle": _restyle, "inpaint": _inpaint,
 }  # fmt: skip

@@ -86,6 +86,11 @@ class Attributes:
             tensors |= {"example_MD": z_ND[some].contiguous(), "example_label_M": label_N[some].contiguous()}
         return cls(kept, own_labels, tensors)
 
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """The least and the greatest value of each factor among the training images."""
+        both = zip(self.tensors["factor_low"].tolist(), self.tensors["factor_high"].tolist(), strict=True)
+        return dict(zip(self.factors, both, strict=True))
+
     @torch.no_grad()
     def factors_of(self, z_ND: Tensor) -> Tensor:
         """What is read of each factor (N, F), in its own unit."""

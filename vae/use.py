@@ -6,6 +6,7 @@ import base64
 import binascii
 import difflib
 import io
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from vae.artefact import Generator
 from vae.decode import RejectedError, Rules, pixels
 from vae.pictures import pictures
+
+LIGHT = 128  # of 255: what of a mask is white
 
 
 def between(a_D: Tensor, b_D: Tensor, steps: int) -> Tensor:
@@ -66,6 +69,14 @@ def pixels_of(content: bytes, generator: Generator) -> np.ndarray:
     """A picture's file as the model takes it (H, W, C), uint8; ValueError with the reason where it is none."""
     try:
         return pixels(content, rules_of(generator))
+    except RejectedError as error:
+        raise ValueError(f"{error.reason} ({error.detail})") from None
+
+
+def mask_of(content: bytes, generator: Generator) -> np.ndarray:
+    """Where a mask's file is light (H, W), bool, laid over pictures as the model takes them; ValueError as of a picture."""
+    try:
+        return pixels(content, replace(rules_of(generator), mode="L", look="plain"))[..., 0] >= LIGHT
     except RejectedError as error:
         raise ValueError(f"{error.reason} ({error.detail})") from None
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,49 +12,14 @@ import typer
 from pipeline import reference
 from pipeline.cli.app import ended
 from pipeline.cli.files import check_output, read_images
-from pipeline.cli.models import Images, Label, Model, Out, Seed, beside, labels_of, needed
+from pipeline.cli.models import Images, Label, Model, Out, Seed, beside, needed
 from pipeline.errors import BadConfigError, BadDataError, InputMissingError
 from pipeline.paths import Paths
 from pipeline.registry import CHAMPION
 from vae.artefact import Generator
-from vae.attributes import UnknownAttributeError
-from vae.decode import RejectedError, pixels
 from vae.inpaint import inpainted
-from vae.use import rules_of
-
-_MOVE = re.compile(r"\s*([^=]+?)\s*=\s*([+-]?\d*\.?\d+(?:[eE][+-]?\d+)?)\s*")
-
-
-def _moves(texts: list[str]) -> dict[str, float]:
-    found, problems = {}, []
-    for text in texts:
-        told = _MOVE.fullmatch(text)
-        if told is None:
-            problems.append(f"--move {text!r} is none: write a factor, =, and by how much, as scale=+0.1")
-        else:
-            found[told[1]] = float(told[2])
-    if problems:
-        raise BadConfigError("\n".join(problems))
-    return found
-
-
-def _restyled(
-    generator: Generator, pixels_NHWC: np.ndarray, by: dict[str, float], make: str | None, label: str | None
-) -> np.ndarray:
-    asked_N = needed(generator, label, len(pixels_NHWC))
-    mean_ND, _ = generator.encode(pixels_NHWC, asked_N)
-    if generator.config.classes and make is not None:  # what the latents say stays, what the model is told changes
-        asked_N, make = labels_of(generator, make, len(pixels_NHWC)), None
-    if by or make is not None:
-        if generator.attributes is None:
-            raise BadConfigError(
-                "--model: it knows no properties of its images: they came without labels and factors, or train.attribute_steps was 0"
-            )
-        try:
-            mean_ND = generator.attributes.moved(mean_ND, by, make)
-        except UnknownAttributeError as error:
-            raise BadConfigError(f"--move, --make: {error}") from None
-    return generator.decode(mean_ND, asked_N)
+from vae.restyle import parsed_moves, restyled
+from vae.use import mask_of
 
 
 def restyle(
@@ -76,12 +39,19 @@ def restyle(
 
     def work() -> None:
         check_output(out)
-        by = _moves(move or [])
+        try:
+            by = parsed_moves(move or [])
+        except ValueError as error:
+            raise BadConfigError("\n".join(f"--move {line}" for line in str(error).splitlines())) from None
         if not by and make is None:
             raise BadConfigError("nothing is to be changed: give --move factor=+0.1 or --make label")
         called, generator = reference.load(model, Paths.here())
         _, pixels_NHWC = read_images(images, generator)
-        beside(called, generator, pixels_NHWC, _restyled(generator, pixels_NHWC, by, make, label), out)
+        try:
+            found = restyled(generator, pixels_NHWC, by, make, needed(generator, label, len(pixels_NHWC)))
+        except ValueError as error:
+            raise BadConfigError(f"--move, --make, --model: {error}") from None
+        beside(called, generator, pixels_NHWC, found, out)
 
     ended("restyle", work)
 
@@ -91,9 +61,9 @@ def _mask(path: Path, generator: Generator) -> np.ndarray:
     if not path.is_file():
         raise InputMissingError(f"--mask {path} does not exist: name a picture that is white where something is missing")
     try:
-        return pixels(path.read_bytes(), replace(rules_of(generator), mode="L", look="plain"))[..., 0] >= 128
-    except RejectedError as error:
-        raise BadDataError(f"--mask {path} cannot be used: {error.reason} ({error.detail})") from None
+        return mask_of(path.read_bytes(), generator)
+    except ValueError as error:
+        raise BadDataError(f"--mask {path} cannot be used: {error}") from None
 
 
 def inpaint(

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import io
 import json
+import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,21 +20,37 @@ from starlette.exceptions import HTTPException
 
 from pipeline.service import counters
 from pipeline.service.batches import Batched, Submit
-from pipeline.service.bodies import Body, Decode, Denoise, Interpolate, Nearest, OfPictures, Sample, Score, Traverse
+from pipeline.service.bodies import (
+    Body,
+    Decode,
+    Denoise,
+    Inpaint,
+    Interpolate,
+    Nearest,
+    OfPictures,
+    Restyle,
+    Sample,
+    Score,
+    Traverse,
+)
 from pipeline.service.following import Following, Held
 from pipeline.service.guard import Guard
 from pipeline.service.options import Options
 from vae.answers import NO_IMAGES, answer, as_rows, as_texts
+from vae.denoise import trained_levels
 from vae.pictures import sheet
+from vae.restyle import makes
 
 PAGE = Path(__file__).with_name("page.html")
 BODIES: dict[str, type[Body]] = {
     "sample": Sample, "reconstruct": OfPictures, "interpolate": Interpolate, "traverse": Traverse, "decode": Decode,
     "encode": OfPictures, "score": Score, "nearest": Nearest, "denoise": Denoise,
+    "restyle": Restyle, "inpaint": Inpaint,
 }  # fmt: skip
 # Of a grid; the others have a row for each picture or latent.
-COLUMNS = {"sample": 8, "reconstruct": 8, "decode": 8, "denoise": 8}
+COLUMNS = {"sample": 8, "reconstruct": 8, "decode": 8, "denoise": 8, "restyle": 8, "inpaint": 8}
 THREADS = 32  # that read pictures, wait for the network and write pictures
+LONG = ("inpaint",)  # not for the network's thread, and one at a time
 NUMBERS = {"encode": "latents", "score": "elbo_nats", "nearest": "nearest"}
 
 
@@ -54,6 +71,20 @@ def _content(held: Held, op: str, body: Body, found: np.ndarray) -> tuple[bytes,
         sheet(found, COLUMNS.get(op) or body.settings().steps, held.generator.contract["mode"]).save(stream, format="PNG")
         return stream.getvalue(), "image/png"
     return json.dumps({"model": held.called, "images": as_texts(found, held.generator)}).encode(), "application/json"
+
+
+class BusyError(Exception):
+    """There is no room for another piece of long work."""
+
+
+def _alone(lock: threading.Lock, work: Callable[[], tuple[bytes, str]]) -> tuple[bytes, str]:
+    """In a thread: ``work``, where no other one is at it; BusyError where one is."""
+    if not lock.acquire(blocking=False):
+        raise BusyError
+    try:
+        return work()
+    finally:
+        lock.release()
 
 
 def _answered(held: Held, submit: Submit, most_images: int, op: str, body: Body) -> tuple[bytes, str]:
@@ -83,17 +114,21 @@ def build(options: Options, following: Following, submit: Submit) -> FastAPI:
     """The application of one replica. ``submit`` has parts computed, and waits for them."""
     api = FastAPI(title="Vaeline", description="A trained image model.", docs_url=None, redoc_url=None)
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="answer")
-    page = PAGE.read_text(encoding="utf-8")
+    page, long_work = PAGE.read_text(encoding="utf-8"), threading.Lock()
 
     async def answered(op: str, body: Body) -> Response:
         held = following.held  # one model for all of a request, whatever the alias does meanwhile
         work = functools.partial(_answered, held, submit, options.most_images, op, body)
+        if op in LONG:
+            work = functools.partial(_alone, long_work, work)
         try:
             content, kind = await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(threads, work), options.seconds)
         except TimeoutError:
             return _refusal(408, f"no answer within {options.seconds:g} s: ask for fewer images, or later")
+        except BusyError:
+            return _refusal(429, f"another {op} is under way, which takes hundreds of passes: ask again in some seconds")
         except ValueError as error:
-            return _refusal(400, str(error))
+            return _refusal(400, " ".join(str(error).split()))
         return Response(content, media_type=kind, headers={"x-answered-by": held.called})
 
     def path(op: str, kind: type[Body]) -> Callable[[Any], Awaitable[Response]]:
@@ -117,10 +152,12 @@ def build(options: Options, following: Following, submit: Submit) -> FastAPI:
     @api.get("/version", summary="Which model answers, what it takes, and which versions were refused")
     async def version() -> dict[str, Any]:
         held = following.held
-        config, contract = held.generator.config, held.generator.contract
+        config, contract, known = held.generator.config, held.generator.contract, held.generator.attributes
         return {
             "model": held.called, "version": held.version, "image_shape": list(config.image_shape), "mode": contract["mode"],
             "latent_dim": held.generator.model.latent_dim, "labels": contract.get("labels", []) if config.classes else [],
+            "factors": {} if known is None else known.ranges(), "makes": makes(held.generator),
+            "denoise_levels": trained_levels(held.generator),
             "refused": following.refused, "registry": following.away or "answers",
             "most_images": options.most_images, "most_bytes": options.most_bytes,
         }  # fmt: skip

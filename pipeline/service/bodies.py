@@ -71,6 +71,28 @@ class Denoise(OfPictures):
     samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES, description="of the posterior, whose mean is taken")] = SAMPLES
 
 
+class Restyle(OfPictures):
+    """Pictures with one property changed and the others kept, of a model that knows properties."""
+
+    move: Annotated[str, Field(max_length=2000, description="factors and by how much, as scale=+0.1, x=-0.2")] | None = None
+    make: Annotated[str, Field(max_length=500, description="the label that the pictures are to be of")] | None = None
+
+    def rows(self) -> dict[str, list[Any]]:
+        count = len(self.images)
+        return {"image": self.images, "move": [self.move] * count, "make": [self.make] * count}
+
+
+class Inpaint(OfPictures):
+    """What is missing of pictures, drawn as the model explains the rest."""
+
+    mask: Annotated[str, Field(description="base64 text of a picture that is white where something is missing")]
+    seed: Seed = 0
+
+    def rows(self) -> dict[str, list[Any]]:
+        count = len(self.images)
+        return {"image": self.images, "mask": [self.mask] * count, "seed": [self.seed] * count}
+
+
 class Score(OfPictures):
     """How likely the model finds pictures."""
 

@@ -68,7 +68,7 @@ class Service:
 
     def _registered(self, number: int) -> Generator:
         folder = self.root / f"m{number}"
-        generator = saved_model(folder, seed=number)
+        generator = saved_model(folder, seed=number, attributes=True, denoise_levels=50.0)
         self.registry.add(self.registry.tracker.run(f"m{number}"), folder, generator, {}, {})
         return generator
 
@@ -191,6 +191,8 @@ def test_page_draws_moves_latents_by_keyboard_and_interpolates(service: Service,
     for place in range(2):
         pictures.append(tmp_path / f"{place}.png")
         Image.fromarray(np.random.default_rng(place).integers(0, 256, (40, 50, 3)).astype(np.uint8)).save(pictures[-1])
+    mask = tmp_path / "mask.png"
+    Image.fromarray((np.arange(50)[None] < 20).repeat(40, 0).astype(np.uint8) * 255).save(mask)
     with Browser(tmp_path / "browser") as page:
         page.open(service.url)
         page.until("document.querySelectorAll('#drawn img').length === 32 && document.getElementById('decoded').naturalWidth > 0")
@@ -213,6 +215,25 @@ def test_page_draws_moves_latents_by_keyboard_and_interpolates(service: Service,
         page.value("document.querySelector('#between button').click()")
         page.until("document.querySelectorAll('#way img').length === 9")
         assert page.value("[...document.images].every(image => image.naturalWidth > 0)")
+        page.choose_file("#picture", pictures[0])
+        page.value("document.querySelector('#moves input').value = 0.1; document.getElementById('make').value = 'right'")
+        page.value("document.getElementById('restyle').focus()")
+        page.press("Enter")
+        page.until("document.querySelector('#changed button')?.textContent === 'height=0.1 right'")
+        page.value("document.getElementById('denoise').click()")
+        page.until("document.querySelector('#changed button').textContent === 'without noise'")
+        page.choose_file("#mask", mask)
+        page.value("document.querySelector('#complete button').click()")
+        page.until("document.querySelector('#changed button').textContent === 'completed'")
+        assert page.value("document.querySelectorAll('#changed img').length") == 3
+        page.value("document.querySelector('#moves input').value = 0.99 * document.querySelector('#moves input').max")
+        page.value("document.getElementById('restyle').click()")
+        page.until("document.getElementById('said').textContent.includes('move it less')")
+        page.value("document.querySelector('#moves input').value = 0; document.getElementById('make').value = ''")
+        page.value("document.getElementById('restyle').click()")
+        page.until("document.getElementById('said').textContent.includes('say what is to be changed')")
+        assert page.value("[...document.images].every(image => image.naturalWidth > 0)")
+        page.errors.clear()  # Chromium tells of the refusal, which was meant
         page.picture(tmp_path / "wide.png")
         page.open(service.url, width=390)
         page.until("document.querySelectorAll('#drawn img').length === 32")

@@ -13,8 +13,7 @@ from typer.testing import CliRunner, Result
 from pipeline.cli import edit, models
 from pipeline.cli.app import app
 from saved import saved_model
-from vae.artefact import load_artefact, save_artefact
-from vae.attributes import Attributes
+from vae.artefact import load_artefact
 from vae.inpaint import inpainted
 
 models.add_to(app)
@@ -26,11 +25,7 @@ def here(tmp_path, monkeypatch) -> Path:
     """An empty folder to be in, with a model ``m`` that knows a factor and two labels, ``k`` of three classes, and two pictures."""
     monkeypatch.chdir(tmp_path)
     plain = saved_model(tmp_path / "plain")
-    z_ND = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
-    height, side_N = 10 + 2 * z_ND[:, 0] + 0.3 * z_ND[:, 1], (z_ND[:, 2] > 0).long()
-    plain.attributes = Attributes.fit(z_ND, {"height": height.numpy()}, side_N, ["left", "right"], 400, 0)
-    (tmp_path / "m").mkdir()
-    save_artefact(tmp_path / "m", plain)
+    saved_model(tmp_path / "m", attributes=True)
     saved_model(tmp_path / "k", classes=3)
     for number, image in enumerate(plain.sample(2, 5)):
         Image.fromarray(image).save(tmp_path / f"{number}.png")

@@ -16,6 +16,7 @@ from pipeline.pyfunc import VaePyfunc
 from saved import saved_model
 from vae.answers import MOST_BYTES, OPERATIONS
 from vae.denoise import averaged
+from vae.inpaint import inpainted
 from vae.use import interpolation, traversal
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
@@ -28,7 +29,7 @@ def text(image: np.ndarray, form: str = "PNG") -> str:
 
 
 def served(folder, classes: int = 0) -> VaePyfunc:
-    saved_model(folder, classes, mode="L", denoise_levels=50.0)
+    saved_model(folder, classes, mode="L", denoise_levels=50.0, attributes=True)
     found = VaePyfunc()
     found.load_context(SimpleNamespace(artifacts={"model": str(folder)}))
     return found
@@ -68,7 +69,15 @@ def test_each_operation_is_what_the_generator_says(model):
     assert ask(model, ROWS, op="nearest", count=2) == [
         [{"name": near["name"][i, k], "distance": near["distance"][i, k]} for k in range(2)] for i in range(3)
     ]
-    assert {*expected, "decode", "sample", "nearest"} == set(OPERATIONS)
+    assert generator.attributes is not None
+    moved = [generator.attributes.moved(first_ND[:2], {"height": 0.2}), generator.attributes.moved(first_ND[2:], {}, "left")]
+    rows = ROWS.assign(move=["height=+0.2"] * 2 + [None], make=[None] * 2 + ["left"])
+    restyled = ask(model, rows, op="restyle")
+    assert np.abs(restyled.astype(int) - generator.decode(torch.cat(moved))).max() <= 1  # other batches, other last digits
+    missing = np.broadcast_to(np.arange(8)[:, None] < 4, (3, 8, 8))
+    completed = ask(model, ROWS.assign(mask=text(missing[0].astype(np.uint8)[..., None] * 255), seed=3), op="inpaint")
+    np.testing.assert_array_equal(completed, inpainted(generator, IMAGES[:3], missing, seed=3))
+    assert {*expected, "decode", "sample", "nearest", "restyle", "inpaint"} == set(OPERATIONS)
     straight = ask(model, ROWS, op="interpolate", steps=4, linear=True)
     assert straight.shape == (12, 8, 8, 1) and (straight != expected["interpolate"]).any()
 
@@ -84,7 +93,8 @@ def test_label_is_part_of_every_row_of_a_model_with_classes(tmp_path):
     rows = ROWS.assign(label=["ape", "bee", "ape"])
     numbers = torch.tensor([0, 1, 0])
     np.testing.assert_array_equal(ask(model, rows, op="reconstruct"), model.generator.reconstruct(IMAGES[:3], numbers))
-    for op in ("reconstruct", "interpolate", "traverse", "encode", "score", "nearest", "denoise"):
+    rows = rows.assign(make="bee")
+    for op in ("reconstruct", "interpolate", "traverse", "encode", "score", "nearest", "denoise", "restyle"):
         assert len(ask(model, rows, op=op)) > 0
         with pytest.raises(ValueError, match=f"{op} needs a column 'label'"):
             ask(model, ROWS, op=op)

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,8 @@ def text(image: np.ndarray) -> str:
 
 
 TEXTS = [text(image) for image in IMAGES]
+MASK = text(np.repeat(np.arange(8) < 3, 24).reshape(8, 8, 3).astype(np.uint8) * 255)  # the upper three rows are missing
+BLACK = text(np.zeros((8, 8, 3), np.uint8))
 
 
 class Answer(NamedTuple):
@@ -99,7 +102,7 @@ def serving(tmp_path) -> Iterator[Any]:
 
     def start(classes: int = 0, denoise_levels: float = 50.0, **changes: Any) -> Server:
         folder = tmp_path / f"m{len(servers)}"
-        saved_model(folder, classes, denoise_levels=denoise_levels)
+        saved_model(folder, classes, denoise_levels=denoise_levels, attributes=True)
         servers.append(Server(folder, **changes))
         return servers[-1]
 
@@ -118,6 +121,11 @@ ASKED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # a body, and the s
     "score": ({"images": TEXTS, "seed": 3}, {"image": TEXTS, "seed": [3] * 3}),
     "nearest": ({"images": TEXTS, "count": 4}, {"image": TEXTS}),
     "denoise": ({"images": TEXTS, "samples": 3}, {"image": TEXTS}),
+    "restyle": (
+        {"images": TEXTS, "move": "height=+0.2, height=-0.1", "make": "right"},
+        {"image": TEXTS, "move": ["height=-0.1"] * 3, "make": ["right"] * 3},
+    ),
+    "inpaint": ({"images": TEXTS, "mask": MASK, "seed": 2}, {"image": TEXTS, "mask": [MASK] * 3, "seed": [2] * 3}),
 }
 
 
@@ -146,6 +154,35 @@ def test_every_operation_answers_in_every_form(serving):
         assert grid.headers["content-type"] == "image/png"
         tiled = np.asarray(Image.open(io.BytesIO(grid.content)))
         np.testing.assert_array_equal(tiled if op == "decode" else tiled[GAP_PIXELS:, GAP_PIXELS:][:8, :8], expected[0])
+
+
+def test_one_picture_is_completed_at_a_time_and_others_are_answered_meanwhile(serving, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(generator: Any, images_NHWC: np.ndarray, *_: Any) -> np.ndarray:
+        begun.set()
+        assert go_on.wait(30)
+        return images_NHWC
+
+    monkeypatch.setattr("vae.answers.inpainted", slow)
+    server, body = serving(), {"images": TEXTS[:1], "mask": MASK}
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.ask, "/v1/inpaint", body)
+        assert begun.wait(30)
+        refused = server.ask("/v1/inpaint", body)
+        assert refused.status == 429 and "another inpaint is under way" in refused.json["error"]
+        assert server.ask("/v1/sample", {"n": 1}).status == 200
+        go_on.set()
+        assert first.result(30).status == 200
+    assert server.ask("/v1/inpaint", body).status == 200  # and there is room again
+
+
+def test_version_tells_what_can_be_changed(serving):
+    told = serving().ask("/version").json
+    assert set(told["factors"]) == {"height"} and told["makes"] == ["left", "right"] and told["denoise_levels"] == 50.0
+    low, high = told["factors"]["height"]
+    assert low < 10 < high
+    assert serving(classes=3).ask("/version").json["makes"] == ["ape", "bee", "cat"]
 
 
 def test_model_that_was_not_trained_to_denoise_says_so(serving):
@@ -181,6 +218,15 @@ BOMB = base64.b64encode(b"P5 30000 30000 255\n").decode()
         ("/v1/sample", {"n": 101}, 400, "at most 100 images, this one of 101"),
         ("/v1/traverse", {"image": TEXTS[0], "steps": 50}, 400, "at most 100 images, this one of 150"),
         ("/v1/denoise", {"images": TEXTS, "samples": 65}, 422, "samples: Input should be less than or equal to 64"),
+        ("/v1/restyle", {"images": TEXTS}, 400, "needs a column 'move'"),
+        ("/v1/restyle", {"images": TEXTS, "move": "height"}, 400, "'height' is none: write a factor"),
+        ("/v1/restyle", {"images": TEXTS, "move": "age=1"}, 400, "'age': not among what the model can move"),
+        ("/v1/restyle", {"images": TEXTS, "move": "height=1e6"}, 400, "move it less"),
+        ("/v1/restyle", {"images": TEXTS, "make": "up"}, 400, "'up': not among what the model can move"),
+        ("/v1/inpaint", {"images": TEXTS, "mask": "?"}, 400, "mask of row 0: the picture is no base64 text"),
+        ("/v1/inpaint", {"images": TEXTS[:1] * 17, "mask": MASK}, 400, "inpaint takes at most 16 images, got 17"),
+        ("/v1/inpaint", {"images": TEXTS, "mask": BLACK}, 400, "nothing is missing of picture 0"),
+        ("/v1/inpaint", {"images": TEXTS}, 422, "mask: Field required"),
         ("/v1/encode", {"images": []}, 422, "images: List should have at least 1 item"),
         ("/v1/encode", {"images": ["?"]}, 400, "image of row 0: the picture is no base64 text"),
         ("/v1/encode", {"images": [TEXTS[0], base64.b64encode(b"GIF89a").decode()]}, 400, "image of row 1: not_an_image"),
