@@ -8,10 +8,10 @@ import time
 import numpy as np
 import torch
 
-from benchmarks.case import FIT, unpacked
+from benchmarks.case import FIT, shards, unpacked
 from benchmarks.rows import ROOT
 from vae.config import FitConfig, ModelConfig
-from vae.data import LABELS, ImageShards, ShardWriter, save_labels
+from vae.data import LABELS, ImageShards, save_labels
 from vae.distributed import default_device
 from vae.gradients import Gradients
 from vae.loader import Loader
@@ -34,9 +34,7 @@ def data(name: str) -> dict[str, ImageShards]:
         train = np.random.default_rng(0).permutation(np.flatnonzero(official == "train"))
         parts = {"train": train[:-HELD_OUT], "val": train[-HELD_OUT:], "test": np.flatnonzero(official == "test")}
         for part, rows in parts.items():
-            writer = ShardWriter(folder / part, images.shape[1:], 8192)
-            writer.add_all(images[rows])
-            writer.close()
+            shards(folder / part, images[rows])
         save_labels(folder / "train", labels[parts["train"]])
     return {part: ImageShards(folder / part) for part in ("train", "val", "test")}
 

@@ -6,6 +6,7 @@ import io
 import time
 import zipfile
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -116,14 +117,24 @@ def unpacked(data: str) -> tuple[list[str], np.ndarray]:
     return names, pictures.reshape(*pictures.shape[:3], len(mode))
 
 
+def bordered(images_NHWC: np.ndarray) -> np.ndarray:
+    """Images with a black border where they are smaller than 32x32 pixels."""
+    border = (SIDE - images_NHWC.shape[1]) // 2
+    return np.pad(images_NHWC, ((0, 0), (border, border), (border, border), (0, 0)))
+
+
+def shards(folder: Path, images_NHWC: np.ndarray) -> ImageShards:
+    """The images as a training reads them."""
+    writer = ShardWriter(folder, images_NHWC.shape[1:], 8192)
+    writer.add_all(images_NHWC)
+    writer.close()
+    return ImageShards(folder)
+
+
 def prepare(data: str) -> None:
     """Unpack a data set into shards of 32x32 pixels (MNIST with a black border), once; the validation split has 128 images."""
     if (SHARDS / data / "val").exists():
         return
-    images = unpacked(data)[1]
-    border = (SIDE - images.shape[1]) // 2
-    images = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)))
+    images = bordered(unpacked(data)[1])
     for split, part in (("train", images[:60000]), ("val", images[-128:])):
-        writer = ShardWriter(SHARDS / data / split, images.shape[1:], 8192)
-        writer.add_all(part)
-        writer.close()
+        shards(SHARDS / data / split, part)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import tables
-from benchmarks.case import DATA, SIDE, unpacked
+from benchmarks.case import DATA, bordered, shards, unpacked
 from benchmarks.rows import RESULTS, ROOT, measure
 from pipeline import params
 from pipeline.denoise_scores import Filter, best_of, filters
@@ -28,7 +28,6 @@ from pipeline.plots import ACCENT, INK, save, subplots
 from pipeline.train import Choice, configs
 from vae.artefact import Generator
 from vae.corruption import noisy
-from vae.data import ImageShards, ShardWriter
 from vae.denoise import averaged
 from vae.metrics.terms import mean_psnr_db
 from vae.models.base import VAE
@@ -62,18 +61,10 @@ def _non_local(sigma: float) -> list[Filter]:
     return [way(*setting) for setting in itertools.product((3, 5), (5, 9), (0.5, 0.7, 0.9))]
 
 
-def _shards(folder: Path, images_NHWC: np.ndarray) -> ImageShards:
-    writer = ShardWriter(folder, images_NHWC.shape[1:], 8192)
-    writer.add_all(images_NHWC)
-    writer.close()
-    return ImageShards(folder)
-
-
 def _images(data: str) -> tuple[np.ndarray, np.ndarray]:
     """Training and test images at 32x32 pixels, MNIST with a black border; each in an order of its own."""
     names, images = unpacked(data)
-    border = (SIDE - images.shape[1]) // 2
-    images = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)))
+    images = bordered(images)
     training, order = np.array([name.startswith("train") for name in names]), np.random.default_rng(0).permutation(len(images))
     return images[order[training[order]]], images[order[~training[order]]]
 
@@ -97,7 +88,7 @@ def _row(data: str, folder: Path) -> dict[str, Any]:
         curve[int(told["images"])] = round(mean_psnr_db(generator(model).reconstruct(seen), clean), 2)
         print(data, told["images"], curve[int(told["images"])], flush=True)
 
-    sets = _shards(folder / "train", training), _shards(folder / "val", test[JUDGED : JUDGED + VALIDATED])
+    sets = shards(folder / "train", training), shards(folder / "val", test[JUDGED : JUDGED + VALIDATED])
     begun = time.monotonic()
     trained = generator(fit(model_config, config, *sets, on_report=look).model)
     seconds = time.monotonic() - begun

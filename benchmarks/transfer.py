@@ -20,11 +20,11 @@ import torch
 from PIL import Image
 
 from benchmarks import tables
-from benchmarks.case import FIT, unpacked
+from benchmarks.case import FIT, bordered, shards, unpacked
 from benchmarks.rows import RESULTS, measure, result
 from pipeline.plots import ACCENT, INK, save, subplots
 from vae.config import FitConfig, ModelConfig
-from vae.data import ImageShards, ShardWriter
+from vae.data import ImageShards
 from vae.files import read_json
 from vae.trainer import fit
 
@@ -47,13 +47,6 @@ def _fit_config(**changes: Any) -> FitConfig:
     return FitConfig(**(FIT | own | changes))
 
 
-def _shards(folder: Path, images_NHWC: np.ndarray) -> ImageShards:
-    writer = ShardWriter(folder, images_NHWC.shape[1:], 8192)
-    writer.add_all(images_NHWC)
-    writer.close()
-    return ImageShards(folder)
-
-
 def _grey(images_NHWC: np.ndarray) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images_NHWC])[..., None]
 
@@ -71,9 +64,9 @@ def _cifar(folder: Path, grey_source: bool) -> tuple[ImageShards, ImageShards, I
     )
     source, train, judged = (images[part] for part in parts)
     return (
-        _shards(folder / "source", _grey(source) if grey_source else source),
-        _shards(folder / "t", train),
-        _shards(folder / "j", judged),
+        shards(folder / "source", _grey(source) if grey_source else source),
+        shards(folder / "t", train),
+        shards(folder / "j", judged),
     )
 
 
@@ -81,18 +74,17 @@ def _digits(folder: Path) -> tuple[ImageShards, ImageShards, ImageShards]:
     from sklearn.datasets import load_digits
 
     names, images = unpacked("mnist")
-    border = (SIDE - images.shape[1]) // 2
     training = images[[name.startswith("train") for name in names]]
-    source = np.pad(training, ((0, 0), (border, border), (border, border), (0, 0)))
+    source = bordered(training)
     levels = (load_digits().images * 255 / 16).round().astype(np.uint8)
     large = np.stack([np.asarray(Image.fromarray(each).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for each in levels])[
         ..., None
     ]
     large = large[np.random.default_rng(0).permutation(len(large))]
     return (
-        _shards(folder / "source", source),
-        _shards(folder / "t", large[:TRAINED]),
-        _shards(folder / "j", large[TRAINED : TRAINED + 400]),
+        shards(folder / "source", source),
+        shards(folder / "t", large[:TRAINED]),
+        shards(folder / "j", large[TRAINED : TRAINED + 400]),
     )
 
 

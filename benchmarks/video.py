@@ -14,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from benchmarks import tables
+from benchmarks.case import shards
 from benchmarks.rows import RESULTS, ROOT, measure
 from pipeline import film_scores, params
 from pipeline.films import following
@@ -25,7 +27,7 @@ from pipeline.sources.moving_sprites import FRAMES, motion
 from pipeline.sources.sprites import draw_factors, render
 from pipeline.train import Choice, configs
 from vae.artefact import Generator
-from vae.data import ImageShards, ShardWriter, save_following
+from vae.data import ImageShards, save_following
 from vae.samplers import fit_prior
 from vae.trainer import fit
 
@@ -35,16 +37,15 @@ WEIGHTS, SEEDS, IMAGES, REPORT = (0.0, 100.0), (0, 1, 2), 100_000, 50_000
 
 def _films(folder: Path, size: int) -> dict[str, ImageShards]:
     """Each split's clips as shards that know which frame follows which."""
-    ends, first = draw_factors(2 * sum(CLIPS.values()), 0, colour=False), 0
+    ends, found, first = draw_factors(2 * sum(CLIPS.values()), 0, colour=False), dict[str, ImageShards](), 0
     for split, count in CLIPS.items():
-        writer, names = ShardWriter(folder / split, (size, size, 1), 8192), []
-        for clip in range(first, first + count):
-            writer.add_all(render(motion(ends.iloc[2 * clip], ends.iloc[2 * clip + 1]), size, colour=False))
-            names += [f"{clip}/{frame}" for frame in range(FRAMES)]
-        writer.close()
-        save_following(folder / split, following(names))
+        clips = range(first, first + count)
+        frames = [render(motion(ends.iloc[2 * clip], ends.iloc[2 * clip + 1]), size, colour=False) for clip in clips]
+        shards(folder / split, np.concatenate(frames))
+        save_following(folder / split, following([f"{clip}/{frame}" for clip in clips for frame in range(FRAMES)]))
+        found[split] = ImageShards(folder / split)
         first += count
-    return {split: ImageShards(folder / split) for split in CLIPS}
+    return found
 
 
 def _measured(folder: Path, sets: dict[str, ImageShards], weight: float, seed: int) -> tuple[pd.DataFrame, float]:

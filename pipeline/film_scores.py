@@ -15,8 +15,8 @@ import torch
 
 from pipeline.scores import Scores
 from vae.artefact import Generator
-from vae.data import ImageShards
-from vae.inbetween import inbetween
+from vae.data import ImageShards, evenly
+from vae.inbetween import Ways, ways
 from vae.metrics.terms import mean_psnr_db
 from vae.pictures import grid, save_png
 
@@ -35,15 +35,11 @@ def triples(following_N: np.ndarray, gap: int) -> np.ndarray:
     return found[found[:, 2] >= 0]
 
 
-def between(
-    generator: Generator, first_NHWC: np.ndarray, last_NHWC: np.ndarray, label_N: torch.Tensor | None, redraw: bool
-) -> np.ndarray:
-    """The image in the middle between each of the first and its last."""
-    pairs = np.stack([first_NHWC, last_NHWC], 1).reshape(
-        -1, *first_NHWC.shape[1:]
-    )  # a film of all of them: every other middle is meant
-    labels = None if label_N is None else label_N.repeat_interleave(2)
-    return inbetween(generator, pairs, 1, labels, redraw=redraw)[1::4]
+def between(generator: Generator, first_NHWC: np.ndarray, last_NHWC: np.ndarray, label_N: torch.Tensor | None) -> Ways:
+    """What lies in the middle between each of the first and its last."""
+    number_N, labels = torch.arange(len(first_NHWC)), None if label_N is None else label_N.repeat(2)
+    both = np.concatenate([first_NHWC, last_NHWC])
+    return ways(generator, both, number_N, number_N + len(number_N), torch.full((len(number_N),), 0.5), labels)
 
 
 def write(generator: Generator, test: ImageShards, report: Path) -> Scores:
@@ -55,22 +51,23 @@ def write(generator: Generator, test: ImageShards, report: Path) -> Scores:
         found = triples(test.following_N, gap)
         if not len(found):
             break
-        found = found[np.linspace(0, len(found) - 1, min(MOST, len(found))).round().astype(int)]
+        found = found[evenly(len(found), MOST)]
         first, middle, last = (test.gather(found[:, place]) for place in range(3))
         label_N = test.labels(found[:, 1]) if generator.config.classes else None
-        ways = {
+        drawn = between(generator, first, last, label_N)
+        pictures = {
             "fade": ((first.astype(np.uint16) + last + 1) // 2).astype(np.uint8),
-            "inbetween": between(generator, first, last, label_N, redraw=False),
-            "redraw": between(generator, first, last, label_N, redraw=True),
+            "inbetween": drawn.carried_FHWC,
+            "redraw": drawn.redrawn_FHWC,
             "reconstruction": generator.reconstruct(middle, label_N),
         }
-        rows += [{"gap": gap, "way": way, "psnr_db": mean_psnr_db(images, middle)} for way, images in ways.items()]
+        rows += [{"gap": gap, "way": way, "psnr_db": mean_psnr_db(images, middle)} for way, images in pictures.items()]
         if gap <= DRAWN_GAP:
-            shown = [first, middle, last, ways["fade"], ways["inbetween"]]
+            shown = [first, middle, last, pictures["fade"], pictures["inbetween"]]
     log.info("frames between others %s", ", ".join(f"{row['gap']} {row['way']} {row['psnr_db']:.1f} dB" for row in rows))
     table = pd.DataFrame(rows)
     table.to_csv(report / TABLE, index=False)
-    places = np.linspace(0, len(shown[0]) - 1, min(SHOWN, len(shown[0]))).round().astype(int)
+    places = evenly(len(shown[0]), SHOWN)
     picture = np.concatenate([images[places] for images in shown])
     save_png(grid(picture, columns=len(places), mode=generator.contract["mode"]), report / PICTURE)
     nearest = table[table["gap"] == GAPS[0]].set_index("way")["psnr_db"]

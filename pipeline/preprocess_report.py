@@ -16,7 +16,7 @@ from pipeline.fates import Fates
 from pipeline.paths import METRICS
 from pipeline.plots import draw_classes, draw_histograms, draw_labelled
 from pipeline.split import SPLITS
-from vae.data import ImageShards
+from vae.data import ImageShards, evenly
 from vae.files import canonical_json, write_text
 from vae.pictures import grid, save_png
 
@@ -83,7 +83,7 @@ def _duplicate_sheet(index: pa.Table, directory: Path) -> np.ndarray | None:
     if not len(several):
         return None
     images = ImageShards(*(directory / split for split in SPLITS))  # the index is in this order
-    shown = several[np.linspace(0, len(several) - 1, min(SHEET_GROUPS, len(several))).round().astype(int)]
+    shown = several[evenly(len(several), SHEET_GROUPS)]
     tiles = []
     for start in shown:
         members = order[start : start + GROUP_IMAGES]

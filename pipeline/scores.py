@@ -21,7 +21,7 @@ from pipeline.errors import BadDataError
 from pipeline.kept_moments import known
 from pipeline.paths import Paths
 from vae.artefact import Generator
-from vae.data import ImageShards
+from vae.data import ImageShards, evenly
 from vae.extractor import Extractor
 from vae.files import MANIFEST, sha256_file
 from vae.images import to_model_range, to_uint8
@@ -88,7 +88,7 @@ def standard_normal(generator: Generator, samples: int, seed: int) -> np.ndarray
 
 def spread(features_ND: Tensor, count: int) -> Tensor:
     """``count`` rows at equal distances, as ``ImageShards.spread`` takes them."""
-    return features_ND[torch.linspace(0, len(features_ND) - 1, min(count, len(features_ND)), dtype=torch.float64).round().long()]
+    return features_ND[torch.from_numpy(evenly(len(features_ND), count))]
 
 
 def feature_scores(

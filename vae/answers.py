@@ -22,7 +22,7 @@ Pictures come in as base64 texts of PNG, JPEG, ... files of any size. A class-co
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ MOST_BYTES = 32 * 2**20  # of a picture's file
 MOST_INPAINTED = 16  # images of a request: each takes hundreds of passes
 NO_IMAGES = ("encode", "score", "nearest")  # operations that answer by numbers
 Columns = Mapping[str, Sequence[Any]]
+Read = Callable[[bytes, Generator], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,19 @@ def _column(columns: Columns, name: str, op: str) -> Sequence[Any]:
     return columns[name]
 
 
-def _images(generator: Generator, columns: Columns, name: str, op: str) -> np.ndarray:
+def _images(generator: Generator, columns: Columns, name: str, op: str, read: Read = pixels_of) -> np.ndarray:
     found = []
     for number, text in enumerate(_column(columns, name, op)):
         try:
-            found.append(pixels_of(from_base64(str(text), MOST_BYTES), generator))
+            found.append(read(from_base64(str(text), MOST_BYTES), generator))
         except ValueError as error:
             raise ValueError(f"{name} of row {number}: {error}") from None
     return np.stack(found)
+
+
+def _seed(columns: Columns) -> int:
+    """The one of the request: the first that is said, or 0."""
+    return next((int(seed) for seed in columns.get("seed", ()) if seed is not None), 0)
 
 
 def _labels(generator: Generator, columns: Columns, op: str) -> torch.Tensor | None:
@@ -143,14 +149,8 @@ def _inpaint(generator: Generator, columns: Columns, settings: Settings) -> np.n
     images, label_N = _images(generator, columns, "image", "inpaint"), _labels(generator, columns, "inpaint")
     if len(images) > MOST_INPAINTED:
         raise ValueError(f"inpaint takes at most {MOST_INPAINTED} images, got {len(images)}")
-    masks = []
-    for number, text in enumerate(_column(columns, "mask", "inpaint")):
-        try:
-            masks.append(mask_of(from_base64(str(text), MOST_BYTES), generator))
-        except ValueError as error:
-            raise ValueError(f"mask of row {number}: {error}") from None
-    seed = next((int(seed) for seed in columns.get("seed", ()) if seed is not None), 0)
-    return inpainted(generator, images, np.stack(masks), label_N, seed)
+    masks = _images(generator, columns, "mask", "inpaint", mask_of)
+    return inpainted(generator, images, masks, label_N, _seed(columns))
 
 
 def _encode(generator: Generator, columns: Columns, settings: Settings) -> np.ndarray:
@@ -158,8 +158,8 @@ def _encode(generator: Generator, columns: Columns, settings: Settings) -> np.nd
 
 
 def _score(generator: Generator, columns: Columns, settings: Settings) -> np.ndarray:
-    seed = next((int(seed) for seed in columns.get("seed", ()) if seed is not None), 0)
-    return generator.bound(_images(generator, columns, "image", "score"), _labels(generator, columns, "score"), seed).numpy()
+    images, label_N = _images(generator, columns, "image", "score"), _labels(generator, columns, "score")
+    return generator.bound(images, label_N, _seed(columns)).numpy()
 
 
 def _nearest(generator: Generator, columns: Columns, settings: Settings) -> np.ndarray:

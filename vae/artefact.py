@@ -135,8 +135,7 @@ class Generator:
                 sign = 1 - 2 * (number % 2)
                 noise_1D = sign * step_noise(seed, number // 2, (1, self.model.latent_dim), self.device)
                 found = self.model.infer(seen, noise_1D.expand(len(x_NCHW), -1))
-                output_NCHW = self.model.decode(found.z_ND, labels) if found.output_NCHW is None else found.output_NCHW
-                total += self.model.likelihood.mean(output_NCHW)
+                total += self.model.likelihood.mean(self.model.output_of(found, labels))
             return to_uint8(total / samples)
 
         if not len(images_NHWC):

@@ -68,6 +68,11 @@ class ShardWriter:
             self._stream, self._in_shard = None, 0
 
 
+def evenly(total: int, count: int) -> np.ndarray:
+    """``count`` of ``total`` places (or all, where there are fewer) at equal distances, first and last among them."""
+    return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
+
+
 def _save(path: Path, values_N: np.ndarray) -> None:
     content = io.BytesIO()
     np.save(content, values_N, allow_pickle=False)
@@ -187,7 +192,7 @@ class ImageShards:
 
     def places(self, count: int) -> np.ndarray:
         """``count`` indices (or all, where there are fewer) at equal distances: stored order is by folder, so a head is no sample."""
-        return np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64)
+        return evenly(len(self), count)
 
     def spread(self, count: int) -> np.ndarray:
         """The images at ``places(count)``."""

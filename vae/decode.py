@@ -170,16 +170,21 @@ def _prepared(picture: Image.Image, rules: Rules) -> Image.Image:
     return picture.convert("HSV") if rules.mode == "HSV" else picture
 
 
-def decode(data: bytes, rules: Rules) -> tuple[Image.Image, int, int, str]:
-    """The picture as the rules want it, with width, height and mode of the original; RejectedError says why not."""
+def opened(data: bytes) -> Image.Image:
+    """The file's first picture, its header read and nothing decoded; RejectedError where it is none."""
     if not data:
         raise RejectedError("empty_file", "0 bytes")
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, read from the header before any decoding
     try:
-        picture = Image.open(io.BytesIO(data))
-        form, (width, height), mode = picture.format, picture.size, picture.mode
+        return Image.open(io.BytesIO(data))
     except Exception as error:  # whatever a decoder raises on hostile bytes is a reason
         raise RejectedError("not_an_image", type(error).__name__) from None
+
+
+def decode(data: bytes, rules: Rules) -> tuple[Image.Image, int, int, str]:
+    """The picture as the rules want it, with width, height and mode of the original; RejectedError says why not."""
+    picture = opened(data)
+    form, (width, height), mode = picture.format, picture.size, picture.mode
     _checked(form, width, height, rules)
     try:
         if form == "PNG":  # the one format whose checksums a plain load does not look at; verify closes the file

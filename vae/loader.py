@@ -94,31 +94,32 @@ class Loader:
         threading.Thread(target=_quietly, args=(self._images.fetch, shards), name="fetching", daemon=True).start()
 
     def _gather(self, step: int, rows: slice) -> Tensor:
-        found = torch.from_numpy(self._images.gather(self._stream(step, rows)[0]))
-        return found.pin_memory() if self._thread else found
+        return torch.from_numpy(self._images.gather(self._stream(step, rows)[0])).pin_memory()
 
     def _rows(self, step: int, rows: slice) -> Tensor:
-        if self._resident is not None:
-            return self._resident[torch.from_numpy(self._stream(step, rows)[0]).to(self._device)]
         if self._thread is None:
-            return self._gather(step, rows)
+            return self._at(self._stream(step, rows)[0])
         ready = self._ahead.pop((step, rows.start, rows.stop), None)
         found = ready.result() if ready else self._gather(step, rows)
         self._ahead[step + 1, rows.start, rows.stop] = self._thread.submit(self._gather, step + 1, rows)
         return found.to(self._device, non_blocking=True)
+
+    def _at(self, indices: np.ndarray) -> Tensor:
+        """uint8 (N, H, W, C) of these images, on the device."""
+        if self._resident is not None:
+            return self._resident[torch.from_numpy(indices).to(self._device)]
+        return torch.from_numpy(self._images.gather(indices)).to(self._device)
+
+    def _in_range(self, x_NHWC: Tensor) -> Tensor:
+        x_NCHW = to_model_range(x_NHWC)
+        return x_NCHW if self._config.memory_format == "channels_last" else x_NCHW.contiguous()
 
     def after(self, step: int, rows: slice) -> Tensor:
         """The next frame of each row of ``batch``, likewise; an image that is the last of its film is its own."""
         indices = self._stream(step, rows)[0]
         assert self._images.following_N is not None  # or there would be no loader
         following = self._images.following_N[indices]
-        wanted = np.where(following < 0, indices, following)
-        if self._resident is not None:
-            x_NHWC = self._resident[torch.from_numpy(wanted).to(self._device)]
-        else:
-            x_NHWC = torch.from_numpy(self._images.gather(wanted)).to(self._device)
-        x_NCHW = to_model_range(x_NHWC)
-        return x_NCHW if self._config.memory_format == "channels_last" else x_NCHW.contiguous()
+        return self._in_range(self._at(np.where(following < 0, indices, following)))
 
     def batch(self, step: int, rows: slice) -> tuple[Tensor, Tensor | None]:
         """Rows of global batch ``step``: float32 (N, C, H, W) in [-1, 1], varied by the augmentation where there is one.
@@ -128,6 +129,5 @@ class Loader:
         x_NHWC = self._rows(step, rows)
         if self._augment is not None:
             x_NHWC = self._augment(x_NHWC, *self._stream(step, rows), self._config.seed)
-        x_NCHW = to_model_range(x_NHWC)
         label_N = self._images.labels(self._stream(step, rows)[0], self._device) if self._labelled else None
-        return x_NCHW if self._config.memory_format == "channels_last" else x_NCHW.contiguous(), label_N
+        return self._in_range(x_NHWC), label_N

@@ -158,15 +158,14 @@ class Objective:
         if draws.uniform_NP is not None:
             x_NCHW = binarised(x_NCHW, draws.uniform_NP)
             after_NCHW = None if after_NCHW is None else binarised(after_NCHW, draws.uniform_NP)
-        others = [None if draws.corruption_NP is None else corrupted(x_NCHW, draws.corruption_NP), after_NCHW]
-        count, noise_NE = len(x_NCHW), draws.noise_NE
-        if samples > 1:
-            x_NCHW, noise_NE = x_NCHW.repeat_interleave(samples, 0), noise_NE.reshape(count * samples, -1)
-            label_N = label_N if label_N is None else label_N.repeat_interleave(samples, 0)
-            others = [None if each is None else each.repeat_interleave(samples, 0) for each in others]
-        given = [x_NCHW, noise_NE, label_N, *others] if any(each is not None for each in others) else [x_NCHW, noise_NE, label_N]
+        seen_NCHW = None if draws.corruption_NP is None else corrupted(x_NCHW, draws.corruption_NP)
+
+        def repeated(every: Tensor | None) -> Tensor | None:
+            return every if every is None or samples == 1 else every.repeat_interleave(samples, 0)
+
+        noise_ND = draws.noise_NE.reshape(len(x_NCHW) * samples, -1)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            terms = forward(*given)
+            terms = forward(repeated(x_NCHW), noise_ND, repeated(label_N), repeated(seen_NCHW), repeated(after_NCHW))
         beta = annealed_beta(images_seen, config)
         capacity = config.capacity_nats * annealed_share(images_seen, config)
         loss = LOSSES[config.objective](terms, beta, capacity, config, self._groups)
@@ -175,4 +174,4 @@ class Objective:
         if terms.step_N is not None:
             loss = loss + config.smoothness * terms.step_N.sum() / samples
         distortion, rate = terms.distortion_N.detach().sum() / samples, terms.rate_ND.detach().sum() / samples
-        return loss, torch.stack([distortion, rate, torch.full_like(distortion, count)]).double()
+        return loss, torch.stack([distortion, rate, torch.full_like(distortion, len(x_NCHW))]).double()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 # They keep the kinds apart, and from the sample order, which is seeded by the same number.
-_NOISE_TAG, _UNIFORM_TAG, _CORRUPTION_TAG, _STRENGTH_TAG = 0x401E, 0x0B17, 0xC0 << 8, 0x57
+_NOISE_TAG, _UNIFORM_TAG, _CORRUPTION_TAG, _STRENGTH_TAG = 0x401E, 0x0B17, 0xC000, 0x57
 _WORD = 2**64
 
 

@@ -65,20 +65,21 @@ def rules_of(generator: Generator) -> Rules:
     return Rules.of(told)
 
 
-def pixels_of(content: bytes, generator: Generator) -> np.ndarray:
-    """A picture's file as the model takes it (H, W, C), uint8; ValueError with the reason where it is none."""
+def _read(content: bytes, rules: Rules) -> np.ndarray:
     try:
-        return pixels(content, rules_of(generator))
+        return pixels(content, rules)
     except RejectedError as error:
         raise ValueError(f"{error.reason} ({error.detail})") from None
+
+
+def pixels_of(content: bytes, generator: Generator) -> np.ndarray:
+    """A picture's file as the model takes it (H, W, C), uint8; ValueError with the reason where it is none."""
+    return _read(content, rules_of(generator))
 
 
 def mask_of(content: bytes, generator: Generator) -> np.ndarray:
     """Where a mask's file is light (H, W), bool, laid over pictures as the model takes them; ValueError as of a picture."""
-    try:
-        return pixels(content, replace(rules_of(generator), mode="L", look="plain"))[..., 0] >= LIGHT
-    except RejectedError as error:
-        raise ValueError(f"{error.reason} ({error.detail})") from None
+    return _read(content, replace(rules_of(generator), mode="L", look="plain"))[..., 0] >= LIGHT
 
 
 def from_base64(text: str, most_bytes: int) -> bytes:

@@ -16,7 +16,7 @@ from pipeline.errors import BadConfigError, BadDataError, InputMissingError
 from pipeline.films import counted
 from vae.artefact import Generator
 from vae.decode import RejectedError
-from vae.frames import frames
+from vae.frames import Animation
 from vae.pictures import pictures, sheet
 from vae.use import pixels_of
 
@@ -68,7 +68,7 @@ def read_clip(name: str, generator: Generator) -> np.ndarray:
         _, pixels = read_images([str(each) for each in sorted(inside, key=lambda each: counted(each.name))], generator)
     elif path.is_file():
         try:
-            pixels = np.stack([pixels_of(frame, generator) for frame in frames(path.read_bytes())])
+            pixels = np.stack([pixels_of(frame, generator) for frame in Animation(path.read_bytes()).frames()])
         except (RejectedError, ValueError) as error:
             raise BadDataError(f"{name} cannot be used: {error}") from None
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.raw import RawWriter, Readable, Unreadable
 from vae.decode import RejectedError
-from vae.frames import SUFFIXES, count, frames
+from vae.frames import SUFFIXES, Animation
 
 NAME = "{:06d}.png"  # whatever a frame's form: what a file is is told by its content
 MOST_BYTES = 2**29  # of one animation
@@ -24,10 +24,10 @@ class FrameWriter(RawWriter):
             data = content if isinstance(content, bytes) else content.read(MOST_BYTES + 1)
             if len(data) > MOST_BYTES:
                 raise Unreadable("file_too_large", f"an animation of more than {MOST_BYTES} bytes")
-            if _several(data):
+            if animation := _several(data):
                 added = [
                     self._writer.add(f"{path}/{NAME.format(number)}", frame, label=label, split=split, **factors)
-                    for number, frame in enumerate(frames(data))
+                    for number, frame in enumerate(animation.frames())
                 ]
                 return all(added)
         except (Unreadable, RejectedError) as error:  # of an animation that is broken later on, the frames before are there
@@ -43,11 +43,12 @@ class FrameWriter(RawWriter):
         """Whoever opened the other one closes it."""
 
 
-def _several(data: bytes) -> bool:
-    """Whether there is more than one picture; what is no picture at all is told later, by stage preprocess."""
+def _several(data: bytes) -> Animation | None:
+    """The file's pictures where it has more than one; what is no picture at all is told later, by stage preprocess."""
     try:
-        return count(data) > 1
+        found = Animation(data)
     except RejectedError as error:
         if error.reason in ("too_many_frames", "corrupt"):
             raise
-        return False
+        return None
+    return found if found.count > 1 else None

@@ -31,7 +31,7 @@ def importance_weighted_nll(model: VAE, x_NCHW: Tensor, samples: int, seed: int,
             repeated = tuple(each.expand(len(noise_RD), *each.shape[1:]) for each in observed)
             found = model.infer(repeated, noise_RD)
             label_R = None if label_1 is None else label_1.expand(len(noise_RD))
-            output = model.decode(found.z_ND, label_R) if found.output_NCHW is None else found.output_NCHW
+            output = model.output_of(found, label_R)
             log_likelihood_R = model.likelihood.log_prob(output, x_CHW.expand(len(noise_RD), *x_CHW.shape))
             pieces.append(log_likelihood_R.double() + found.log_ratio_N().double())
         return -importance_bound(torch.cat(pieces)[:, None])

@@ -134,6 +134,10 @@ class VAE(nn.Module, ABC):
     def decode(self, z_ND: Tensor, label_N: Tensor | None = None) -> Tensor:
         """The likelihood's parameters (N, ., H, W) for latents (N, D)."""
 
+    def output_of(self, found: Posterior, label_N: Tensor | None = None) -> Tensor:
+        """The likelihood's parameters for the posterior's sample: what was computed on the way, or decoded now."""
+        return self.decode(found.z_ND, label_N) if found.output_NCHW is None else found.output_NCHW
+
     def encode(self, x_NCHW: Tensor, label_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Posterior mean and log-variance, each (N, D); of a hierarchy along its means."""
         observed = self.observe(x_NCHW, label_N)
@@ -155,7 +159,7 @@ class VAE(nn.Module, ABC):
         frame of each, where the images are of films.
         """
         found = self.infer(self.observe(x_NCHW if seen_NCHW is None else seen_NCHW, label_N), noise_ND)
-        output_NCHW = self.decode(found.z_ND, label_N) if found.output_NCHW is None else found.output_NCHW
+        output_NCHW = self.output_of(found, label_N)
         penalty = found.penalty
         if self.likelihood.statistics and torch.is_grad_enabled():
             penalty = self.likelihood.penalty(output_NCHW, x_NCHW) + (0.0 if penalty is None else penalty)

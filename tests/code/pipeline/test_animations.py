@@ -18,7 +18,7 @@ from pipeline.raw import RawWriter, read_failures, read_files
 from pipeline.sources import animations, path
 from vae import frames as frames_module
 from vae.decode import RejectedError
-from vae.frames import count, frames
+from vae.frames import Animation
 
 LEVELS = (10, 60, 110, 160, 210)
 
@@ -37,8 +37,8 @@ KINDS = {"gif": {}, "webp": {"lossless": True}, "png": {}, "tiff": {}}
 @pytest.mark.parametrize("form", KINDS)
 def test_frames_are_the_pictures_in_their_order(form):
     data = animation(form, **KINDS[form])
-    assert count(data) == len(LEVELS)
-    found = [np.asarray(Image.open(io.BytesIO(each)).convert("RGB")) for each in frames(data)]
+    assert Animation(data).count == len(LEVELS)
+    found = [np.asarray(Image.open(io.BytesIO(each)).convert("RGB")) for each in Animation(data).frames()]
     for image, level in zip(found, LEVELS, strict=True):
         assert image.shape == (12, 12, 3) and abs(int(image[3, 4, 0]) - level) <= 4, form
 
@@ -50,7 +50,7 @@ def test_frame_that_changes_a_part_is_the_whole_picture():
     first, *rest = [Image.fromarray(picture) for picture in pictures]
     buffer = io.BytesIO()
     first.save(buffer, "GIF", save_all=True, append_images=rest, optimize=True)  # which stores what differs
-    for picture, frame in zip(pictures, frames(buffer.getvalue()), strict=True):
+    for picture, frame in zip(pictures, Animation(buffer.getvalue()).frames(), strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(frame)).convert("L")), picture)
 
 
@@ -67,7 +67,7 @@ def test_pages_in_other_modes_come_through_as_they_are(mode):
         pages = [Image.fromarray(rng.integers(0, 256, (6, 9, len(mode))).astype(np.uint8), mode) for _ in range(3)]
     buffer = io.BytesIO()
     pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:])
-    for page, frame in zip(pages, frames(buffer.getvalue()), strict=True):
+    for page, frame in zip(pages, Animation(buffer.getvalue()).frames(), strict=True):
         found = Image.open(io.BytesIO(frame))
         assert found.mode == page.mode == mode
         np.testing.assert_array_equal(np.asarray(found), np.asarray(page))
@@ -125,17 +125,17 @@ def test_bombs_are_refused_by_their_header(monkeypatch):
     data = animation("gif")
     monkeypatch.setattr(frames_module, "MOST_FRAMES", 4)
     with pytest.raises(RejectedError, match="too_many_frames"):
-        count(data)
+        Animation(data)
     monkeypatch.setattr(frames_module, "MOST_FRAMES", 5)
     monkeypatch.setattr(frames_module, "MOST_PIXELS_OF_ALL", 5 * 144 - 1)
     with pytest.raises(RejectedError, match="too_many_frames"):
-        count(data)
+        Animation(data)
     monkeypatch.setattr(frames_module, "MOST_PIXELS", 143)
     with pytest.raises(RejectedError, match="too_many_pixels"):
-        count(data)
+        Animation(data)
     for broken, reason in ((b"", "empty_file"), (b"GIF89a", "not_an_image"), (b"\x00\x00\x01\x00", "not_an_image")):
         with pytest.raises(RejectedError, match=reason):
-            list(frames(broken))
+            Animation(broken)
 
 
 def test_large_animation_is_named_and_not_read_whole(project, tmp_path, monkeypatch):

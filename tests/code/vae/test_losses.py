@@ -198,7 +198,7 @@ def test_bernoulli_training_draws_other_bits_at_each_step_and_the_same_after_a_r
     assert first.shape == (fit_config.global_batch_size, 64) and torch.equal(first, again) and not torch.equal(first, other)
     seen: list[Tensor] = []
     grey = torch.zeros(4, 1, 8, 8)
-    measure(lambda x, noise, label: (seen.append(x), model(x, noise))[1], grey, None, Draws(torch.zeros(4, 3), first[:4]), 0)
+    measure(lambda x, noise, *_: (seen.append(x), model(x, noise))[1], grey, None, Draws(torch.zeros(4, 3), first[:4]), 0)
     assert torch.equal(seen[0], torch.where(first[:4].view(4, 1, 8, 8) < 0.5, 1.0, -1.0))
 
 
