@@ -301,8 +301,8 @@ def test_fit_diverging_run_stops_with_its_step_and_leaves_finite_weights(
 class _InfiniteLoss(ConvVAE):
     """A loss that is infinite while its gradient is finite: a constant was added to the terms."""
 
-    def forward(self, x_NCHW: torch.Tensor, noise_ND: torch.Tensor, label_N: torch.Tensor | None = None) -> Output:
-        terms = super().forward(x_NCHW, noise_ND, label_N)
+    def forward(self, *batch: torch.Tensor | None) -> Output:
+        terms = super().forward(*batch)
         return replace(terms, distortion_N=terms.distortion_N + float("inf"))
 
 
