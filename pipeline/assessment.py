@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline import best_of_curve, denoise_scores, evaluate_pictures, film_scores
+from pipeline import best_of_curve, codec_scores, denoise_scores, evaluate_pictures, film_scores
 from pipeline.doctor import diagnose
 from pipeline.errors import TrainingFailedError
 from pipeline.judgement import MOST_TRAINING_IMAGES, extremes, intervals, remembered, slices
@@ -168,6 +168,7 @@ def assess(values: SimpleNamespace, paths: Paths, report: Path) -> None:
     metrics |= of_labels
     metrics |= best_of_curve.write(values, generator, network, unseen.features_ND, report)
     metrics |= denoise_scores.write(generator, test, seed, report) | film_scores.write(generator, test, report)
+    metrics |= codec_scores.write(generator, test, report)
     if fid_network is not None:
         log.info("FID of %d samples", values.evaluate.samples)
         metrics |= fid_scores(values, drawn.images_NHWC, fid_network, facts["mode"], paths)

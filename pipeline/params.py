@@ -122,6 +122,10 @@ def _across(sections: SimpleNamespace) -> list[Problem]:
     if sections.fit.smoothness and not alone:
         remedy = "set preprocess.split_by to folder, augment.copies to 0 and augment.on_the_fly to false"
         found.append(Problem("fit.smoothness", f"is about neighbouring frames: {remedy}"))
+    if sections.train.coding_images and (sections.fit.class_conditional or sections.fit.model == "vq"):
+        found.append(
+            Problem("train.coding_images", "must be 0 with fit.class_conditional or model vq: such a model cannot compress")
+        )
     if sections.preprocess.val_fraction + sections.preprocess.test_fraction >= 1:
         found.append(Problem("preprocess.val_fraction", "with test_fraction leaves nothing to train on: make both smaller"))
     if sections.tune.scheduler != "none" and sections.tune.reduction_factor ** (sections.tune.rungs - 1) > sections.tune.trials:

@@ -170,3 +170,17 @@ def draw_labelled(tiles: list[tuple[str, Any]], mode: str, path: Path, nothing: 
     if not tiles:
         figure.text(0.5, 0.5, nothing, ha="center", fontsize=12, color=INK)
     save(figure, path)
+
+
+def draw_rate_distortion(curves: dict[str, list[Any]], path: Path) -> None:
+    """PSNR over the bytes of a picture's payload, a line for each coder, the first one in colour."""
+    figure, axes = subplots(6, 4)
+    for (name, points), style in zip(curves.items(), ("o-", "s--", "^:", "d-."), strict=False):
+        colour = ACCENT if style == "o-" else INK
+        axes.plot([p.payload_bytes for p in points], [p.psnr_db for p in points], style, color=colour, markersize=4, label=name)
+    axes.set_xscale("log")
+    axes.set_xlabel("bytes of a picture, without headers and tables")
+    axes.set_ylabel("PSNR, dB")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    save(figure, path)

@@ -32,6 +32,7 @@ from pipeline.tracking import Tracker, patient
 from pipeline.warm_start import TRANSFER, start
 from vae.artefact import Generator, load_artefact, save_artefact
 from vae.attributes import Attributes
+from vae.codec.tables import Tables
 from vae.config import FitConfig, ModelConfig, Schedule
 from vae.data import ImageShards
 from vae.errors import ResumeRefusedError
@@ -94,6 +95,8 @@ def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
         generator.known = _known(generator, values.train.known_images, paths)
         if values.train.attribute_steps:
             generator.attributes = _attributes(generator, z_ND, label_N, facts["labels"], values, paths)
+        if values.train.coding_images:
+            generator.tables = Tables.fit(model, ImageShards(paths.processed / "train").spread(values.train.coding_images))
         save_artefact(directory, generator)
     load_artefact(paths.model)
 

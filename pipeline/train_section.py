@@ -23,6 +23,7 @@ class Train(Schedule):
     latent_dim: int = field(low=1, high=4096)
     known_images: int = field(low=0, high=10**6)
     attribute_steps: int = field(low=0, high=10**6)
+    coding_images: int = field(low=0, high=10**6)
     max_failures: int = field(low=0, high=100)
 
     def problems(self) -> list[tuple[str, str]]:

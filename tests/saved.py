@@ -11,6 +11,7 @@ import torch
 from configs import model_config, prior_config
 from vae.artefact import Generator, load_artefact, save_artefact
 from vae.attributes import Attributes
+from vae.codec.tables import Tables
 from vae.decode import Rules
 from vae.known import Known
 from vae.models import build
@@ -34,11 +35,12 @@ def saved_model(
     mode: str = "RGB",
     denoise_levels: float = 0.0,
     attributes: bool = False,
+    tables: bool = False,
     **changes: object,
 ) -> Generator:
     """A model of random weights for images of 8 x 8, in a new ``folder``; its labels are ape, bee, cat, it knows 60 images by name.
 
-    With ``attributes`` it reads a factor, height, and two labels, left and right, from its latents.
+    With ``attributes`` it reads a factor, height, and two labels, left and right, from its latents; with ``tables`` it can compress.
     """
     shape = (8, 8, len(mode))
     config = model_config(image_shape=shape, latent_dim=3, classes=classes, **changes)
@@ -55,5 +57,7 @@ def saved_model(
     generator.known = Known([f"{i:02d}.png" for i in range(60)], generator.encode(images, labels)[0])
     if attributes:
         generator.attributes = some_attributes()
+    if tables:
+        generator.tables = Tables.fit(model, images)
     save_artefact(folder, generator)
     return load_artefact(folder)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vae.attributes import Attributes
+from vae.codec.tables import Tables
 from vae.config import ModelConfig
 from vae.distributed import shared
 from vae.files import DamagedError, canonical_json, read_manifest, write_manifest, write_text
@@ -49,9 +50,11 @@ class Generator:
         contract: dict[str, Any],
         known: Known | None = None,
         attributes: Attributes | None = None,
+        tables: Tables | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.config, self.prior, self.contract, self.known, self.attributes = config, prior, contract, known, attributes
+        self.config, self.prior, self.contract = config, prior, contract
+        self.known, self.attributes, self.tables = known, attributes, tables
         self.device = next(model.parameters()).device
 
     def to(self, device: str) -> Generator:
@@ -178,10 +181,9 @@ def save_artefact(directory: Path, generator: Generator) -> str:
     """Write all files into ``directory`` (which exists and is empty); returns the manifest's sha256."""
     save_file({k: v.contiguous().cpu() for k, v in generator.model.state_dict().items()}, directory / WEIGHTS)
     save_description(directory, generator)
-    if generator.known is not None:
-        generator.known.save(directory)
-    if generator.attributes is not None:
-        generator.attributes.save(directory)
+    for part in (generator.known, generator.attributes, generator.tables):
+        if part is not None:
+            part.save(directory)
     return write_manifest(directory)
 
 
@@ -196,10 +198,10 @@ def load_artefact(directory: Path) -> Generator:
         model.load_state_dict(load_file(directory / WEIGHTS))
         kind, tensors = SAMPLERS[described["prior"]], load_file(directory / PRIOR)
         prior = ByClass.load(kind, tensors) if config.classes else kind(tensors)
-        known, attributes = Known.load(directory), Attributes.load(directory)
+        parts = Known.load(directory), Attributes.load(directory), Tables.load(directory)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         what = " ".join(str(error).split())
         raise DamagedError(
             f"{directory} is of another version of this code ({what}): remove it and run `dvc repro` again"
         ) from None
-    return Generator(model, config, prior, described["preprocessing"], known, attributes)
+    return Generator(model, config, prior, described["preprocessing"], *parts)

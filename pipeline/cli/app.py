@@ -26,12 +26,13 @@ def ended(name: str, work: Callable[[], None]) -> NoReturn:
 
 def main() -> None:
     """Entry point."""
-    from pipeline.cli import data, doctor, edit, export, film, models, numbers, registry, sample, serve
+    from pipeline.cli import compress, data, doctor, edit, export, film, models, numbers, registry, sample, serve
 
     sample.add_to(app)
     models.add_to(app)
     edit.add_to(app)
     film.add_to(app)
+    compress.add_to(app)
     numbers.add_to(app)
     app.command()(registry.compare)
     app.command()(registry.report)

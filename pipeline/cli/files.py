@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from pipeline.errors import BadConfigError, BadDataError, InputMissingError
 from pipeline.films import counted
@@ -48,10 +49,30 @@ def _listed(names: Sequence[str]) -> list[tuple[str, bytes]]:
 
 def read_images(names: Sequence[str], generator: Generator) -> tuple[list[str], np.ndarray]:
     """The pictures as the model takes them (N, H, W, C), and their names; BadDataError with every one that is none."""
+    return _read(names, lambda content: pixels_of(content, generator))
+
+
+def read_images_as_they_are(names: Sequence[str], generator: Generator, lossless: bool) -> tuple[list[str], np.ndarray]:
+    """Likewise, where a picture must have the model's size, and for ``lossless`` every pixel must be taken as it is."""
+    height, width, _ = generator.config.image_shape
+
+    def read(content: bytes) -> np.ndarray:
+        taken, picture = pixels_of(content, generator), Image.open(io.BytesIO(content))
+        if picture.size != (width, height):
+            told = f"{picture.width}x{picture.height} pixels, and this model compresses {width}x{height}"
+            raise ValueError(f"it has {told}: resize it first")
+        if lossless and not np.array_equal(np.asarray(picture).reshape(height, width, -1), taken):
+            raise ValueError(f"it would not come back as it is: the model takes {generator.contract['mode']} pictures of 8 bits")
+        return taken
+
+    return _read(names, read)
+
+
+def _read(names: Sequence[str], read: Callable[[bytes], np.ndarray]) -> tuple[list[str], np.ndarray]:
     told, pixels, problems = [], [], []
     for name, content in _listed(names):
         try:
-            pixels.append(pixels_of(content, generator))
+            pixels.append(read(content))
             told.append(name)
         except ValueError as error:
             problems.append(f"{name} cannot be used: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,13 @@ class Likelihood(nn.Module, ABC):
     @abstractmethod
     def log_prob(self, output_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
         """log p(x|output) of each image (N,), in nats, over what is really observed: 256 levels, or two."""
+
+    @abstractmethod
+    def below(self, output_NCHW: Tensor, x_NCHW: Tensor, channel: int) -> Callable[[Tensor], Tensor]:
+        """The probability that a channel's level is below given ones, as a function of these: (N, H, W), 0 to 256, to (N, H, W).
+
+        ``x_NCHW``: what is observed, of which only the channels before this one are looked at.
+        """
 
     @abstractmethod
     def mean(self, output_NCHW: Tensor) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vae.images import LEVELS
 from vae.likelihood.base import Likelihood
 
 
@@ -35,6 +38,10 @@ class Bernoulli(Likelihood):
     def log_prob(self, output_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
         bit = (x_NCHW >= 0).to(output_NCHW.dtype)
         return -F.binary_cross_entropy_with_logits(output_NCHW, bit, reduction="none").flatten(1).sum(1)
+
+    def below(self, output_NCHW: Tensor, x_NCHW: Tensor, channel: int) -> Callable[[Tensor], Tensor]:
+        black_NHW = torch.sigmoid(-output_NCHW[:, channel])
+        return lambda level_NHW: black_NHW.masked_fill(level_NHW <= 0, 0.0).masked_fill(level_NHW >= LEVELS, 1.0)
 
     def mean(self, output_NCHW: Tensor) -> Tensor:
         return torch.sigmoid(output_NCHW) * 2 - 1

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vae.likelihood.base import Likelihood
-from vae.likelihood.levels import BIN_WIDTH, SMALLEST_SCALE, log_logistic_mass, logistic_noise, to_levels
+from vae.likelihood.levels import BIN_WIDTH, SMALLEST_SCALE, log_logistic_mass, logistic_noise, lower_edge, to_levels
 from vae.statistics import following_loss
 
 LOG_2 = math.log(2)
@@ -37,6 +38,15 @@ class _Binned(Likelihood):
     def scale_C11(self) -> Tensor:
         return self.log_scale.exp().clamp_min(SMALLEST_SCALE)[:, None, None]
 
+    @staticmethod
+    @abstractmethod
+    def cumulative(standard: Tensor) -> Tensor:
+        """The distribution function of the density with centre 0 and scale 1."""
+
+    def below(self, output_NCHW: Tensor, x_NCHW: Tensor, channel: int) -> Callable[[Tensor], Tensor]:
+        centre_NHW, scale = output_NCHW[:, channel], self.scale_C11().expand(output_NCHW.shape[1], 1, 1)[channel]
+        return lambda level_NHW: self.cumulative((lower_edge(level_NHW).to(centre_NHW) - centre_NHW) / scale)
+
     @abstractmethod
     def noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
         """Draws of the density with centre 0 and scale 1."""
@@ -50,6 +60,10 @@ class DiscretizedLogistic(_Binned):
 
     def log_prob(self, output_NCHW: Tensor, x_NCHW: Tensor) -> Tensor:
         return log_logistic_mass(x_NCHW, output_NCHW, self.scale_C11()).flatten(1).sum(1)
+
+    @staticmethod
+    def cumulative(standard: Tensor) -> Tensor:
+        return torch.sigmoid(standard)
 
     def noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
         return logistic_noise(like, generator)
@@ -92,6 +106,10 @@ class DiscretizedGaussian(_Binned):
         tail_low = _LogNdtr.apply(centred + half_bin)  # mass below the upper edge
         tail_high = _LogNdtr.apply(half_bin - centred)  # mass above the lower edge
         return torch.where(lowest, tail_low, torch.where(highest, tail_high, inner)).flatten(1).sum(1)
+
+    @staticmethod
+    def cumulative(standard: Tensor) -> Tensor:
+        return torch.special.ndtr(standard)
 
     def noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
         return torch.randn(like.shape, generator=generator).to(like)

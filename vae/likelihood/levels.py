@@ -17,6 +17,12 @@ def to_levels(x: Tensor) -> Tensor:
     return (((x.clamp(-1, 1) + 1) / BIN_WIDTH).round() * BIN_WIDTH) - 1
 
 
+def lower_edge(level: Tensor) -> Tensor:
+    """Where the bin of a level begins, in model range; minus infinity of level 0, and infinity of 256, beyond the last one."""
+    edge = (level.double() - 0.5) * BIN_WIDTH - 1
+    return edge.masked_fill(level <= 0, -torch.inf).masked_fill(level >= LEVELS, torch.inf)
+
+
 def log_logistic_mass(x: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
     """log of a logistic density's mass in the bin of each observed level, in nats; all broadcast against one another.
 

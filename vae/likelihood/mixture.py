@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from vae.likelihood.base import Likelihood
-from vae.likelihood.levels import SMALLEST_SCALE, log_logistic_mass, logistic_noise, to_levels
+from vae.likelihood.levels import SMALLEST_SCALE, log_logistic_mass, logistic_noise, lower_edge, to_levels
 
 COMPONENTS = 5
 LARGEST_LOG_SCALE = 5.0
@@ -52,6 +53,14 @@ class LogisticMixture(Likelihood):
         x = x_NCHW[:, None]  # the same for all components
         log_mass = log_logistic_mass(x, self._moved(centres, couplings, x), scales).sum(2)
         return torch.logsumexp(log_weights + log_mass, 1).flatten(1).sum(1)
+
+    def below(self, output: Tensor, x_NCHW: Tensor, channel: int) -> Callable[[Tensor], Tensor]:
+        log_weights, centres, scales, couplings = self._parts(output)
+        moved, x = self._moved(centres, couplings, x_NCHW[:, None]), x_NCHW[:, None, :channel]
+        # Which component it is, as far as the channels before this one tell.
+        log_known = log_weights + log_logistic_mass(x, moved[:, :, :channel], scales[:, :, :channel]).sum(2)
+        weight, centre, scale = torch.softmax(log_known, 1), moved[:, :, channel], scales[:, :, channel]
+        return lambda level_NHW: (weight * torch.sigmoid((lower_edge(level_NHW)[:, None].to(centre) - centre) / scale)).sum(1)
 
     def mean(self, output: Tensor) -> Tensor:
         log_weights, centres, _, couplings = self._parts(output)

@@ -8,7 +8,9 @@ all models.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ from vae.statistics import follow
 GROUP_CHANNELS = 8  # channels in a normalisation group
 RECOMPUTED_SEGMENTS = 4  # of a stack of layers: only what lies between them is kept for the backward pass
 LOGVAR_LIMIT = 12.0  # keeps exp(logvar) finite in float32 and bfloat16
+Draw = Callable[[Tensor, Tensor], Tensor]  # a layer's latents by its posterior's mean and log-variance, each (N, D of the layer)
 
 
 @dataclass(frozen=True)
@@ -112,9 +115,19 @@ class VAE(nn.Module, ABC):
         return self.likelihood.statistics
 
     @property
+    def layers(self) -> tuple[int, ...]:
+        """How many latents each layer has, top layer first: the posterior of one depends on the latents of those before it."""
+        return (self.latent_dim,)
+
+    @property
     def rate_groups(self) -> tuple[int, ...]:
         """One latent each, unless the model has layers of them."""
         return (1,) * self.latent_dim
+
+    @property
+    def channel_D(self) -> Tensor:
+        """Which channel each latent is of, int64 (D,): on a grid those at all places of a layer are one, elsewhere each is its own."""
+        return torch.arange(self.latent_dim)
 
     @staticmethod
     def problem(config: ModelConfig) -> str | None:
@@ -127,8 +140,14 @@ class VAE(nn.Module, ABC):
 
     def infer(self, observed: tuple[Tensor, ...], noise_ND: Tensor) -> Posterior:
         """The posterior of what was observed and the sample of it that ``noise_ND`` (standard normal) makes."""
+        noises = noise_ND.split(self.layers, dim=1)
+        return self.infer_by(observed, [partial(reparameterize, noise_ND=each) for each in noises])
+
+    def infer_by(self, observed: tuple[Tensor, ...], draws: Sequence[Draw]) -> Posterior:
+        """The posterior of what was observed and the latents that ``draws`` (one for each layer) take from it."""
         mean_ND, logvar_ND = observed
-        return Posterior(mean_ND, logvar_ND, reparameterize(mean_ND, logvar_ND, noise_ND))
+        (draw,) = draws
+        return Posterior(mean_ND, logvar_ND, draw(mean_ND, logvar_ND))
 
     @abstractmethod
     def decode(self, z_ND: Tensor, label_N: Tensor | None = None) -> Tensor:
@@ -187,7 +206,12 @@ class VAE(nn.Module, ABC):
         return checkpoint_sequential(layers, RECOMPUTED_SEGMENTS, x, use_reentrant=False, preserve_rng_state=False)
 
 
+def full(output: Tensor) -> Tensor:
+    """A network's last output in float32, whatever autocast made of it; in float64 it stays where the network is."""
+    return output if output.dtype == torch.float64 else output.float()
+
+
 def bounded(both_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """A network's last output as mean and log-variance, each float32 (N, D), of which the latter stays finite as a variance."""
-    mean_ND, logvar_ND = both_ND.float().chunk(2, dim=1)
+    """A network's last output as mean and log-variance, each (N, D), of which the latter stays finite as a variance."""
+    mean_ND, logvar_ND = full(both_ND).chunk(2, dim=1)
     return mean_ND, logvar_ND.clamp(-LOGVAR_LIMIT, LOGVAR_LIMIT)

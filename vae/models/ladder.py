@@ -15,7 +15,7 @@ Very Deep VAEs, 2021 (one top-down network).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vae.config import ModelConfig
-from vae.models.base import VAE, Posterior, bounded, likelihood, norm, strides_problem
+from vae.models.base import VAE, Draw, Posterior, bounded, full, likelihood, norm, strides_problem
 from vae.models.blocks import OfClass, Residual, halve, head, silent, stem
-from vae.objective import reparameterize
 
 MOST_LATENTS = 2**20  # of an image: a batch of 64 then holds 256 MiB of noise alone
 ENTERING = 0.2  # share of the usual initial weights by which latents enter the network: they say nothing yet
@@ -77,11 +76,11 @@ class _Layer(nn.Module):
         self.blocks = _between(width, config)
 
     def prior_of(self, h_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and scale of p(z_l | z_<l), each float32 (N, Z, H, W); 0 and 1 before training, and always in the top layer."""
+        """Mean and scale of p(z_l | z_<l), each (N, Z, H, W), not below float32; 0 and 1 before training, and always in the top layer."""
         if self.prior is None:
-            mean_NZHW = h_NCHW.new_zeros(h_NCHW.shape[0], self.enter.in_channels, *h_NCHW.shape[2:], dtype=torch.float32)
+            mean_NZHW = full(h_NCHW.new_zeros(h_NCHW.shape[0], self.enter.in_channels, *h_NCHW.shape[2:]))
             return mean_NZHW, torch.ones_like(mean_NZHW)
-        mean_NZHW, raw_NZHW = self.prior(h_NCHW).float().chunk(2, dim=1)
+        mean_NZHW, raw_NZHW = full(self.prior(h_NCHW)).chunk(2, dim=1)
         return mean_NZHW, torch.exp(LOG_SCALE_LIMIT * torch.tanh(raw_NZHW / LOG_SCALE_LIMIT))
 
     def forward(self, h_NCHW: Tensor, e_ND: Tensor) -> Tensor:
@@ -90,11 +89,11 @@ class _Layer(nn.Module):
         z_NZHW = mean_NZHW + scale_NZHW * e_ND.view_as(mean_NZHW)
         return self.blocks(h_NCHW + self.enter(z_NZHW))
 
-    def infer(self, h_NCHW: Tensor, features_NCHW: Tensor, noise_ND: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The next state; mean, log-variance and a sample of q(e_l | e_<l, x), each float32 (N, Z * H * W)."""
+    def infer(self, h_NCHW: Tensor, features_NCHW: Tensor, draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The next state; mean and log-variance of q(e_l | e_<l, x) and what is drawn of it, each (N, Z * H * W)."""
         mean_NZHW, logvar_NZHW = bounded(self.posterior(self.of_state(h_NCHW) + self.of_features(features_NCHW)))
         mean_ND, logvar_ND = mean_NZHW.flatten(1), logvar_NZHW.flatten(1)
-        e_ND = reparameterize(mean_ND, logvar_ND, noise_ND)
+        e_ND = draw(mean_ND, logvar_ND)
         return self(h_NCHW, e_ND), mean_ND, logvar_ND, e_ND
 
 
@@ -122,7 +121,7 @@ class LadderVAE(VAE):
         widths, channels = config.widths, config.image_shape[2]
         shapes = grids(config)
         self._sizes = tuple(math.prod(shape) for shape in shapes)
-        self.latent_dim, self.classes = sum(self._sizes), config.classes
+        self.latent_dim, self.classes, self._channels = sum(self._sizes), config.classes, config.latent_dim
 
         down = [nn.Sequential(*stem(channels, widths[0]), _between(widths[0], config))]
         down += [nn.Sequential(halve(before, after), _between(after, config)) for before, after in pairwise(widths)]
@@ -145,9 +144,18 @@ class LadderVAE(VAE):
         return cast(list[_Stage], list(self.stages))
 
     @property
-    def rate_groups(self) -> tuple[int, ...]:
-        """A group for each layer, top layer first."""
+    def layers(self) -> tuple[int, ...]:
         return self._sizes
+
+    @property
+    def rate_groups(self) -> tuple[int, ...]:
+        """A group for each layer."""
+        return self._sizes
+
+    @property
+    def channel_D(self) -> Tensor:
+        channels = [torch.arange(self._channels).repeat_interleave(size // self._channels) for size in self._sizes]
+        return torch.cat([i * self._channels + each for i, each in enumerate(channels)])
 
     @staticmethod
     def problem(config: ModelConfig) -> str | None:
@@ -171,17 +179,17 @@ class LadderVAE(VAE):
             features.append(x_NCHW)
         return self._begin(x_NCHW.shape[0], label_N), *features[::-1]
 
-    def infer(self, observed: tuple[Tensor, ...], noise_ND: Tensor) -> Posterior:
-        """Top-down, each layer's posterior from the sample of those above it."""
-        noises, found = iter(noise_ND.split(self.rate_groups, dim=1)), []
+    def infer_by(self, observed: tuple[Tensor, ...], draws: Sequence[Draw]) -> Posterior:
+        """Top-down, each layer's posterior from what was drawn of those above it."""
+        each_draw, found = iter(draws), []
         h_NCHW, *features = observed
         for stage, features_NCHW in zip(self._down_from_top(), features, strict=True):
             h_NCHW = self._again(stage.rise, h_NCHW)
             for layer in stage:
-                h_NCHW, *of_layer = self._again(layer.infer, h_NCHW, features_NCHW, next(noises))
+                h_NCHW, *of_layer = self._again(layer.infer, h_NCHW, features_NCHW, next(each_draw))
                 found.append(of_layer)
         mean_ND, logvar_ND, e_ND = (torch.cat(each, dim=1) for each in zip(*found, strict=True))
-        return Posterior(mean_ND, logvar_ND, e_ND, self.head(h_NCHW).float())
+        return Posterior(mean_ND, logvar_ND, e_ND, full(self.head(h_NCHW)))
 
     def decode(self, z_ND: Tensor, label_N: Tensor | None = None) -> Tensor:
         layers = iter(z_ND.split(self.rate_groups, dim=1))
@@ -190,9 +198,9 @@ class LadderVAE(VAE):
             h_NCHW = self._again(stage.rise, h_NCHW)
             for layer in stage:
                 h_NCHW = self._again(layer, h_NCHW, next(layers))
-        return self.head(h_NCHW).float()
+        return full(self.head(h_NCHW))
 
-    def _again(self, function: Callable[..., Any], *inputs: Tensor) -> Any:
+    def _again(self, function: Callable[..., Any], *inputs: Tensor | Draw) -> Any:
         """What the function gives; with ``recompute`` what lies within it is computed anew in the backward pass."""
         if not (self.recompute and torch.is_grad_enabled()):
             return function(*inputs)

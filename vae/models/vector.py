@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from vae.config import ModelConfig
-from vae.models.base import VAE, bounded
+from vae.models.base import VAE, bounded, full
 from vae.models.blocks import OfClass
 from vae.models.layout import CHANNELS_IN, CHANNELS_OUT, FIXED, SIDE_IN, SIDE_OUT, UNITS, Place, plain
 
@@ -103,4 +103,4 @@ class VectorVAE(VAE):
 
     def decode(self, z_ND: Tensor, label_N: Tensor | None = None) -> Tensor:
         hidden_NC = self.class_in_picture(self.expand[0](z_ND), label_N)
-        return self._through(self.decoder, self.expand[1:](hidden_NC).unflatten(1, self.bottom)).float()
+        return full(self._through(self.decoder, self.expand[1:](hidden_NC).unflatten(1, self.bottom)))
