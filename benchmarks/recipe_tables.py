@@ -95,6 +95,59 @@ def denoise() -> str:
     return f"{lines(head, rows)}\n\nPSNR in dB, the mean over {images:,} test images. Measured on: {machines}."
 
 
+def codec() -> str:
+    """BD-rates against JPEG, of the front of all models (benchmarks/codec.py)."""
+    found, rows = read("codec"), []
+    if not found:
+        return NOTHING
+    for name, told in found.items():
+        for way, common in told["common_psnr_db"].items():
+            cells = [told["bd_rate_percent"][size][way] for size in ("payload", "files", "mosaics")]
+            numbers = ["none in common" if cell is None else f"{cell:.0f} %" for cell in cells]
+            called = way.replace("jpeg", "JPEG")
+            rows.append((f"{SETS[name]} against {called}", *numbers, "{:.1f} to {:.1f}".format(*common)))
+    machines = ", ".join(sorted({told["machine"] for told in found.values()}))
+    head = ("BD-rate", "payload", "files of a picture each", "mosaics of 100", "at PSNRs, dB")
+    return f"{lines(head, rows)}\n\nMeasured on: {machines}."
+
+
+def codec_lossless() -> str:
+    """Bytes of a picture by every model and by PNG and WebP (benchmarks/codec.py)."""
+    found, rows = read("codec"), []
+    if not found:
+        return NOTHING
+    for name, told in found.items():
+        images = told["images"]
+        for model, each in told["lossless"].items():
+            over = each["file_bytes"] / each["bound_bytes"] - 1
+            numbers = (
+                f"{each['bound_bytes']:.1f}",
+                f"{each['file_bytes']:.1f} ({100 * over:+.1f} %)",
+                f"{each['alone_bytes']:.0f}",
+            )
+            rows.append((SETS[name], f"ours, {model.replace('beta', 'β')}", *numbers, f"{images / each['seconds']:.0f}"))
+        for way, each in told["other_lossless"].items():
+            rows.append(
+                (
+                    SETS[name],
+                    {"png": "PNG", "webp": "WebP"}[way],
+                    "",
+                    f"{each['mosaic_bytes']:.1f}",
+                    f"{each['alone_bytes']:.0f}",
+                    "",
+                )
+            )
+    head = (
+        "data",
+        "coder",
+        "the model's bound",
+        "in one file (1,000; of PNG, WebP: mosaics of 100)",
+        "a file each",
+        "pictures/s",
+    )
+    return lines(head, rows)
+
+
 def video() -> str:
     """PSNR of frames between others by gap, of every weight of the smoothness term (benchmarks/video.py)."""
     found = read("video").get("moving sprites")

@@ -202,6 +202,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/best-of-n.md": {"best-of": recipe_tables.best_of},
     "docs/transfer.md": {"transfer": recipe_tables.transfer},
     "docs/testdata.md": {"testdata": recipe_tables.testdata},
+    "docs/codec.md": {"codec": recipe_tables.codec, "codec-lossless": recipe_tables.codec_lossless},
     "docs/denoise.md": {"denoise": recipe_tables.denoise},
     "docs/video.md": {"video": recipe_tables.video},
     "docs/restyle.md": {"restyle": recipe_tables.restyle, "inpaint": recipe_tables.inpaint},

@@ -27,7 +27,7 @@ from vae.objective import log_normal
 CELLS = 512  # of latents to a unit: the narrowest posterior (vae/models/base.py) is still as wide as one
 MOST = 24  # latents lie between minus and plus so much: whole numbers of standard deviations of the prior
 FIRST_WORDS = 64  # of the supply, beside those for the latents; what is not needed is not written
-MOST_LANES = 256
+MOST_LANES, BORROWED_SHARE = 256, 0.01
 BITS = 8  # of a level, told from the highest on
 
 
@@ -56,9 +56,12 @@ def check(model: VAE) -> None:
         )
 
 
-def usual_lanes(count: int) -> int:
-    """As many pictures at once as cost little: those of the first block have to be given their bits."""
-    return max(1, min(MOST_LANES, count // 64))
+def usual_lanes(model: VAE, shape: tuple[int, ...]) -> int:
+    """As many of the pictures (N, H, W, C) at once as make what is borrowed about a hundredth of a file of one bit for each value.
+
+    Every latent of the first block has to be lent some ten bits.
+    """
+    return max(1, min(MOST_LANES, int(BORROWED_SHARE * math.prod(shape) / (10 * model.latent_dim))))
 
 
 @torch.no_grad()
