@@ -35,7 +35,7 @@ from vae.pictures import grid, save_png
 from vae.samplers import fit_prior
 from vae.trainer import fit
 
-BETAS = {"mnist": (1.0, 0.1, 0.01), "sprites": (1.0, 0.1, 0.01)}
+BETAS = {"mnist": (1.0, 0.1, 0.01), "sprites": (1.0, 0.1)}
 JUDGED, ALONE, SIDE, SPRITES, VALIDATED, REPORT = 1000, 100, 10, 20_000, 500, 20_000
 MODES = {"mnist": "L", "sprites": "RGB"}
 SHOWN, SHOWN_DEVIATIONS = 12, (3.5, 10.0)

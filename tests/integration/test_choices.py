@@ -52,6 +52,24 @@ def test_films_from_rendered_clips_to_frames_between_frames(workspace: Workspace
     assert Image.open(workspace.root / "slow.gif").n_frames == 9
 
 
+def _compressed(ready: Workspace, metrics: dict[str, float]) -> None:
+    """The champion makes pictures of its own size small, and gives them back; and evaluate has measured it."""
+    assert metrics["codec_lossless_bytes"] > 0 and (ready.root / "reports/evaluate/codec.png").exists()
+    for arguments in (
+        ("sample", "3", "-o", "some"),
+        ("compress", "some", "--lossless", "-o", "some.vaec"),
+        ("decompress", "some.vaec", "-o", "again"),
+        ("compress", "some", "-o", "fewer.vaec"),
+        ("decompress", "fewer.vaec", "-o", "like"),
+    ):
+        done = ready.run(sys.executable, "-c", VAE, *arguments)
+        assert done.returncode == 0, done.stderr
+    for path in sorted((ready.root / "some").iterdir()):
+        with Image.open(path) as first, Image.open(ready.root / "again" / path.name) as again:
+            assert first.tobytes() == again.tobytes()
+    assert len(list((ready.root / "like").iterdir())) == 3
+
+
 @pytest.mark.parametrize(
     ("model", "prior", "likelihood", "objective", "denoise_levels"),
     [
@@ -68,7 +86,7 @@ def test_choice_of_model_reaches_the_registry(
     samples = 2 if objective == "importance" else 1
     ready.set({"fit.model": model, "fit.prior": prior, "fit.likelihood": likelihood, "fit.objective": objective,
                "fit.importance_samples": samples, "fit.prior_steps": 50, "fit.beta_start": 0.1, "train.latent_dim": 2,
-               "fit.denoise_levels": denoise_levels})  # fmt: skip
+               "fit.denoise_levels": denoise_levels, "train.coding_images": 0 if model == "vq" else 200})  # fmt: skip
     for stage in ("train", "evaluate", "register"):
         result = ready.stage(stage)
         assert result.returncode == 0, result.stderr
@@ -79,4 +97,6 @@ def test_choice_of_model_reaches_the_registry(
     picture = ready.root / ".work/champion.png"
     denoised = ready.run(sys.executable, "-c", VAE, "denoise", str(picture), "-o", "clean.png")
     assert denoised.returncode == 0, denoised.stderr
+    if model != "vq":
+        _compressed(ready, metrics)
     assert ("denoise_psnr_db" in metrics) == (ready.root / "reports/evaluate/denoise.png").exists() == (denoise_levels > 0)

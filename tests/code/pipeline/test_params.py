@@ -192,6 +192,12 @@ def test_check_number_that_yaml_reads_as_text_says_how_to_write_it():
     assert "write 0.001: YAML reads '1e-3' as text" in refusal(changed({"fit.learning_rate": "1e-3"}))
 
 
+def test_check_coding_needs_a_model_that_can_compress():
+    params.check(changed({"train.coding_images": "100"}), "params.yaml")
+    for other in ({"fit.class_conditional": "true"}, {"fit.model": "vq", "fit.prior": "normal"}):
+        assert "train.coding_images: must be 0 with" in refusal(changed({"train.coding_images": "100"} | other))
+
+
 def test_check_smoothness_needs_films_alone():
     films = {"fit.smoothness": "1.0", "preprocess.split_by": "folder", "augment.copies": "0"}
     params.check(changed(films), "params.yaml")
