@@ -32,7 +32,7 @@ FIT: dict[str, Any] = {
     "micro_batch_size": 0, "exactness": "off", "virtual_shards": 12, "skip_nonfinite_steps": 0,
     "denoise_levels": 0.0, "smoothness": 0.0, "validate_every_images": 2**40,
     "checkpoint_every_images": 2**40, "keep_checkpoints": 1, "patience_reports": 0, "frozen_images": 0,
-    "layer_decay": 1.0,
+    "layer_decay": 1.0, "epsilon": 0.0, "delta": 1e-5, "sample_norm": 1.0,
 }  # fmt: skip
 
 

@@ -196,7 +196,7 @@ def sprites(work: Path, minutes: float) -> dict[str, Any]:
         config = values.fit.fit_config(
             seed=seed, beta=beta, total_images=section.total_images, validate_every_images=section.total_images,
             checkpoint_every_images=section.total_images, keep_checkpoints=1, patience_reports=0,
-            frozen_images=0, layer_decay=1.0,
+            frozen_images=0, layer_decay=1.0, epsilon=0.0, delta=1e-5, sample_norm=1.0,
         )  # fmt: skip
         fitted = fit(model, config, train, val)
         seconds = time.perf_counter() - started

@@ -148,6 +148,30 @@ def codec_lossless() -> str:
     return lines(head, rows)
 
 
+def private() -> str:
+    """What each budget is worth on MNIST (benchmarks/private.py)."""
+    found, rows = read("private"), []
+    if not found:
+        return NOTHING
+    for told in sorted(found.values(), key=lambda each: -(each["privacy"] or {"epsilon": 1e9})["epsilon"]):
+        spent = told["privacy"]
+        budget = f"{spent['epsilon']:.2f}, {spent['delta']:g}" if spent else "none"
+        rows.append((budget, f"{told['accuracy_of_drawn']:.1%}", f"{told['membership_auc']:.3f}", f"{told['val_elbo_nats']:.1f}",
+                     f"{spent['noise_multiplier']:.3f}" if spent else "", f"{told['trained_seconds'] / 60:.0f}"))  # fmt: skip
+    real = [told["accuracy_of_real"] for told in found.values() if "accuracy_of_real" in told]
+    machines = ", ".join(sorted({told["machine"] for told in found.values()}))
+    head = (
+        "epsilon, delta",
+        "classifier of drawn images, on real ones",
+        "membership, AUC",
+        "bound, nats",
+        "noise multiplier",
+        "minutes",
+    )
+    beside = f"The classifier of as many real images: {real[0]:.1%}. " if real else ""
+    return f"{lines(head, rows)}\n\n{beside}Measured on: {machines}."
+
+
 def video() -> str:
     """PSNR of frames between others by gap, of every weight of the smoothness term (benchmarks/video.py)."""
     found = read("video").get("moving sprites")

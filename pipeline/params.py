@@ -122,6 +122,7 @@ def _across(sections: SimpleNamespace) -> list[Problem]:
     if sections.fit.smoothness and not alone:
         remedy = "set preprocess.split_by to folder, augment.copies to 0 and augment.on_the_fly to false"
         found.append(Problem("fit.smoothness", f"is about neighbouring frames: {remedy}"))
+    found += _private(sections)
     if sections.train.coding_images and (sections.fit.class_conditional or sections.fit.model == "vq"):
         found.append(
             Problem("train.coding_images", "must be 0 with fit.class_conditional or model vq: such a model cannot compress")
@@ -135,6 +136,36 @@ def _across(sections: SimpleNamespace) -> list[Problem]:
                 f"is too small for {sections.tune.rungs} rungs that each keep 1 in {sections.tune.reduction_factor}",
             )
         )
+    return found
+
+
+# What else would take something of the training images into the model: nothing of it is private.
+NOT_PRIVATE: dict[str, dict[str, tuple[Any, ...]]] = {
+    "augment": {"copies": (0,)},
+    "fit": {
+        "model": ("conv", "resnet", "ladder"), "likelihood": ("logistic", "logistic_mixture", "gaussian", "gaussian_fixed", "bernoulli"),
+        "objective": ("elbo", "importance", "deterministic"), "prior": ("normal",), "smoothness": (0.0,), "compile": (False,),
+        "recompute": (False,), "precision": ("float32",), "skip_nonfinite_steps": (0,), "exactness": ("off", "run", "resume"),
+        "shuffle_images": (0,),
+    },
+    "train": {
+        "use_tuned": (False,), "warm_start": ("",), "patience_reports": (0,), "known_images": (0,), "attribute_steps": (0,),
+        "coding_images": (0,),
+    },
+}  # fmt: skip
+
+
+def _private(sections: SimpleNamespace) -> list[Problem]:
+    """What a training with train.epsilon must not have."""
+    if not sections.train.epsilon:
+        return []
+    found = []
+    for section, keys in NOT_PRIVATE.items():
+        for key, allowed in keys.items():
+            value = getattr(getattr(sections, section), key)
+            if value not in allowed:
+                wanted = " or ".join(str(each) or "''" for each in allowed)
+                found.append(Problem(f"{section}.{key}", f"is {value}: with train.epsilon it must be {wanted} (docs/private.md)"))
     return found
 
 

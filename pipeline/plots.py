@@ -110,11 +110,13 @@ def draw_curves(curves: pd.DataFrame, path: Path) -> None:
     """Bound, distortion and rate on training and validation images over the images seen."""
     figure, all_axes = subplots(12, 3.4, columns=3)
     for axes, name in zip(all_axes, ("elbo_nats", "distortion_nats", "rate_nats"), strict=True):
-        axes.plot(curves["images"], curves[name], color="#2c7fb8", label="training")
+        known = [each for each in (name, f"val_{name}") if each in curves]  # a private training does not tell its images' own
+        if name in known:
+            axes.plot(curves["images"], curves[name], color="#2c7fb8", label="training")
         axes.plot(curves["images"], curves[f"val_{name}"], color=ACCENT, label="validation (averaged weights)")
         axes.set_xlabel("images seen")
         axes.set_title(name, fontsize=10)
-        low = curves[[name, f"val_{name}"]].iloc[len(curves) // 4 :]
+        low = curves[known].iloc[len(curves) // 4 :]
         axes.set_ylim(low.min().min() - 0.02 * abs(low.min().min()), low.max().max() + 0.02 * abs(low.max().max()))
     all_axes[0].legend(fontsize=8)
     save(figure, path)

@@ -71,6 +71,12 @@ def lineage(paths: Paths) -> dict[str, str]:
     return {TAG + name: value for name, value in told.items()}
 
 
+def _privacy(generator: Generator) -> dict[str, str]:
+    """Tags of a version that was trained privately."""
+    told = generator.contract.get("privacy") or {}
+    return {f"{TAG}privacy_{name}": str(value) for name, value in told.items()}
+
+
 def _decided(values: SimpleNamespace, paths: Paths, registry: Registry, generator: Generator, version: str) -> dict[str, Any]:
     """The record of what became of ``version``, which is in the registry; the alias is where it belongs."""
     champion = registry.champion()
@@ -104,7 +110,7 @@ def register(values: SimpleNamespace, paths: Paths) -> None:
         registry = Registry(tracker, values.register.name)
         run = read_json(paths.train_report / RUN)["run_id"]
         run_id = run if tracker.exists(run) else tracker.run("register", tags={"vaeline.stage": "register"})
-        known = lineage(paths)
+        known = lineage(paths) | _privacy(generator)
         with ledger.locked(registry, paths):
             ledger.mend(registry)
             version = registry.add(run_id, paths.model, generator, numbers, known)

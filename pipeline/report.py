@@ -91,6 +91,15 @@ def _command(lineage: dict[str, str]) -> str:
     return "\n".join([*there, "dvc repro"])
 
 
+def _privacy(told: dict[str, Any] | None) -> str:
+    if not told:
+        return ""
+    return (
+        f"; the model is differentially private for its training images: epsilon {number(told['epsilon'])}, delta {told['delta']:g} "
+        f"({told['accountant']}). The pictures and scores of this page are not"
+    )
+
+
 def context(title: str, paths: Paths) -> dict[str, Any]:
     """All that the page shows, from the files of the stages."""
     evaluate, decision = paths.evaluate_report, read_json(paths.register_report / DECISION)
@@ -121,7 +130,8 @@ def context(title: str, paths: Paths) -> dict[str, Any]:
         "slices": {"columns": list(slices), "rows": [[number(v) for v in row] for row in slices.itertuples(index=False)]}
         if len(slices) > 1
         else None,
-        "training": f"{trained['images']:,} images on {run['workers']} workers at beta {number(trained['beta'])}, {run['begun']}",
+        "training": f"{trained['images']:,} images on {run['workers']} workers at beta {number(trained['beta'])}, {run['begun']}"
+        + _privacy(model["preprocessing"].get("privacy")),
         "search": f"chosen: beta {number(best['beta'])}, {best['latent_dim']} latents; rule: {best['rule']}",
         "data": f"{counts['seen']:,} files seen: {counts['accepted']:,} accepted, {counts['rejected']:,} rejected ({reasons}), "
         f"{counts['skipped']:,} skipped; {counts['train_images']:,} for training, {counts['val_images']:,} for validation, "

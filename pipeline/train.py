@@ -7,10 +7,12 @@ In: data/processed, data/augmented, reports/tune/best.json (where train.use_tune
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import shutil
 import time
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +21,7 @@ import torch
 
 from pipeline import stage
 from pipeline.cluster import connected, load_profile
-from pipeline.errors import BadConfigError
+from pipeline.errors import BadConfigError, UnavailableError
 from pipeline.forwarder import Forwarder
 from pipeline.group import run_group
 from pipeline.job import CHECKPOINTS, Job, check_cache, classes, fingerprint, identity, on_the_fly, training_directories
@@ -39,6 +41,7 @@ from vae.errors import ResumeRefusedError
 from vae.files import MANIFEST, canonical_json, read_json, read_manifest, replaced_directory, sha256_file, write_text
 from vae.known import Known
 from vae.models import build
+from vae.private import spent
 from vae.samplers import fit_to, posterior_samples
 from vae.schema import checked
 from vae.state import claim
@@ -88,6 +91,10 @@ def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
         "denoise_levels": values.fit.denoise_levels,  # of the noise that the encoder saw images with
     }
     images, label_N = ImageShards(paths.processed / "train").labelled(PRIOR_IMAGES)
+    if job.fit.epsilon:
+        contract["privacy"] = spent(job.fit, len(ImageShards(*map(Path, job.train_directories))))
+        if label_N is not None and job.model.classes:  # how many images there are of each class is theirs to tell, too
+            label_N = torch.arange(len(label_N)) % job.model.classes
     z_ND = posterior_samples(model, images, values.base.seed, label_N)
     prior = fit_to(z_ND, values.fit.prior_config, values.base.seed, job.model.classes, label_N)
     generator = Generator(model, job.model, prior, contract)
@@ -167,6 +174,8 @@ def _announced(tracker: Tracker, job: Job, key: str, facts: dict[str, Any], path
 def train(values: SimpleNamespace, paths: Paths) -> None:
     """Train, track, fit the prior and write models/vae."""
     torch.set_num_threads(1)
+    if values.train.epsilon and importlib.util.find_spec("opacus") is None:
+        raise UnavailableError("train.epsilon needs opacus: pip install -c constraints.txt -e '.[private]'")
     profile = load_profile(paths)
     shape = tuple(read_manifest(paths.processed)["image_shape"])
     model, fit = configs(values, shape, choose(values, paths), classes(values, paths.processed))

@@ -54,6 +54,9 @@ def trial_fit(values: SimpleNamespace) -> FitConfig:
         patience_reports=0,  # the scheduler stops trials
         frozen_images=0,
         layer_decay=1.0,
+        epsilon=0.0,  # what a search finds out does not go into a private model
+        delta=1e-5,
+        sample_norm=1.0,
     )
 
 

@@ -27,7 +27,7 @@ def fit_config(**changes: Any) -> FitConfig:
         "objective": "elbo", "beta_schedule": "geometric", "beta_start": 4.0, "beta_anneal_share": 0.5,
         "beta_cycles": 1, "capacity_nats": 0.0, "free_bits_nats": 0.0, "regulariser_weight": 1.0, "importance_samples": 1,
         "validate_every_images": 160, "checkpoint_every_images": 240, "keep_checkpoints": 2, "patience_reports": 0,
-        "frozen_images": 0, "layer_decay": 1.0,
+        "frozen_images": 0, "layer_decay": 1.0, "epsilon": 0.0, "delta": 1e-5, "sample_norm": 1.0,
     }  # fmt: skip
     return FitConfig(**(values | changes))
 

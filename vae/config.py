@@ -133,6 +133,9 @@ class Schedule:
     patience_reports: int = field(low=0)
     frozen_images: int = field(low=0)
     layer_decay: float = field(above=0, high=1)
+    epsilon: float = field(low=0, high=1000)
+    delta: float = field(above=0, high=0.1)
+    sample_norm: float = field(above=0, high=1e6)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,6 +114,18 @@ class Loader:
         x_NCHW = to_model_range(x_NHWC)
         return x_NCHW if self._config.memory_format == "channels_last" else x_NCHW.contiguous()
 
+    @property
+    def pixels(self) -> int:
+        """Of an image, values counted."""
+        return int(np.prod(self._images.image_shape))
+
+    def chosen(self, indices: np.ndarray, copy: int) -> tuple[Tensor, Tensor | None]:
+        """As ``batch``, the images of these numbers; augmentation varies them as in epoch ``copy``."""
+        x_NHWC = self._at(indices)
+        if self._augment is not None:
+            x_NHWC = self._augment(x_NHWC, indices, np.full(len(indices), copy), self._config.seed)
+        return self._in_range(x_NHWC), self._images.labels(indices, self._device) if self._labelled else None
+
     def after(self, step: int, rows: slice) -> Tensor:
         """The next frame of each row of ``batch``, likewise; an image that is the last of its film is its own."""
         indices = self._stream(step, rows)[0]

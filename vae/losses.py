@@ -131,9 +131,9 @@ class Objective:
         self._config, self._device, self._samples = config, device, config.importance_samples
         self._binary, self._groups, self._latents = model.likelihood.binary, model.rate_groups, model.latent_dim
 
-    def draw(self, step: int, pixels: int) -> Draws:
-        """All that is random about the global batch."""
-        config, shape = self._config, (self._config.global_batch_size, pixels)
+    def draw(self, step: int, pixels: int, count: int = -1) -> Draws:
+        """All that is random about the global batch; ``count``: of another number of images."""
+        config, shape = self._config, (self._config.global_batch_size if count < 0 else count, pixels)
         noise = step_noise(config.seed, step, (shape[0], self._samples * self._latents), self._device)
         if config.objective == "deterministic":
             noise.zero_()

@@ -31,6 +31,7 @@ from vae.numerics import check_numerics, numerics
 from vae.objective import annealed_beta
 from vae.optim import Ema, build_optimizer, learned, learning_rate, set_rates
 from vae.pace import Pace
+from vae.private import Private
 from vae.state import Progress, Saver, checkpoint_path, claim, load_averaged, load_checkpoint, newest_step
 from vae.transfer import carry
 from vae.validation import Metrics, bound
@@ -59,6 +60,7 @@ class Run:
         checkpoints: Path | None,
         initial: Mapping[str, Tensor] | None = None,
         initial_config: ModelConfig | None = None,
+        private: Callable[[VAE], Private] | None = None,
     ) -> None:
         self.model_config, self.config, self.device, self.checkpoints = model_config, config, device, checkpoints
         with torch.random.fork_rng(devices=[]):
@@ -81,6 +83,7 @@ class Run:
         )
         self.objective, self._learned = Objective(model, config, device), learned(model)
         self.saver = Saver(checkpoints, config.keep_checkpoints) if checkpoints is not None and rank() == 0 else None
+        self.private = private(self.model) if private else None
         self.saved_step, self._pace = -1, Pace()
 
     def resume(self, checkpoints: Path, identity: Mapping[str, Any], on_report: OnReport) -> None:
@@ -155,8 +158,12 @@ class Run:
 
     def step(self, gradients: Gradients, loader: Loader) -> Tensor:
         """One optimizer step; returns this rank's sums over its images: distortion, rate (both in nats), count."""
-        config, progress, step = self.config, self.progress, self.progress.step
+        config, step = self.config, self.progress.step
         images_seen = step * config.global_batch_size
+        if self.private is not None:
+            self.private.take(step, loader, self.objective, images_seen)
+            self._move(step, images_seen)
+            return torch.zeros(3, dtype=torch.float64, device=self.device)  # what the images themselves say is not told
         draws = self.objective.draw(step, math.prod(self.model_config.image_shape))
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self.model.zero_grad(set_to_none=True)
@@ -173,13 +180,17 @@ class Run:
         bad = not math.isfinite(norm)
         if bad:
             self._skip(float(norm), sums.tolist())
-        else:
-            set_rates(self.optimizer, images_seen, config)
+        self._move(step, images_seen, still=bad)
+        return sums.zero_() if bad else sums
+
+    def _move(self, step: int, images_seen: int, still: bool = False) -> None:
+        """Take the optimizer's step, unless all is to stay ``still``."""
+        if not still:
+            set_rates(self.optimizer, images_seen, self.config)
             self.optimizer.step()
             self.model.settle(step)
             self.ema.update(step)
-        progress.step, progress.report = progress.step + 1, None
-        return sums.zero_() if bad else sums
+        self.progress.step, self.progress.report = step + 1, None
 
     def _skip(self, norm: float, sums: list[float]) -> None:
         """Leave a step out that is not finite, or raise NonFiniteError where no more of them may be."""
@@ -198,7 +209,6 @@ class Run:
     def _report(self, sums: list[float], val: ImageShards, images_per_second: float) -> bool:
         """Make the report that is due; returns whether its bound is the best so far."""
         config, progress = self.config, self.progress
-        distortion, rate, count = sums
         images = progress.step * config.global_batch_size
         self.averaged.load_state_dict(self.ema.shadow)
         held_out = bound(self.averaged, val, config.global_batch_size, config.seed, self._pace)
@@ -206,9 +216,7 @@ class Run:
         progress.report = {
             "step": progress.step,
             "images": images,
-            "elbo_nats": -(distortion + rate) / max(count, 1),
-            "distortion_nats": distortion / max(count, 1),
-            "rate_nats": rate / max(count, 1),
+            **({} if self.private else _terms(*sums)),
             "learning_rate": learning_rate(images - config.global_batch_size, config),
             "beta": annealed_beta(images - config.global_batch_size, config),
             "skipped_steps": progress.skipped_steps,
@@ -228,3 +236,9 @@ class Run:
                     log.warning("the best checkpoint cannot be used, the last weights are taken: %s", error)
             broadcast_tensors(self.averaged.state_dict().values())
         return self.averaged.eval()
+
+
+def _terms(distortion: float, rate: float, count: float) -> dict[str, float]:
+    """The training images' own terms since the last report, for each image."""
+    count = max(count, 1)
+    return {"elbo_nats": -(distortion + rate) / count, "distortion_nats": distortion / count, "rate_nats": rate / count}

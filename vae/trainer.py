@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from vae.distributed import default_device
 from vae.gradients import check_division
 from vae.loader import Loader
 from vae.numerics import determinism
+from vae.private import Private, secret_key
 from vae.run import Fitted, OnReport, Run
 
 
@@ -50,7 +52,11 @@ def fit(
     loader = Loader(train, config, default_device(), augment, labelled=model_config.classes > 0)
     if config.patience_reports and checkpoints is None:
         raise ValueError("patience_reports needs checkpoints: the best model is kept there")
-    run = Run(model_config, config, default_device(), checkpoints, initial, initial_config)
+    private = None
+    if config.epsilon:
+        key = secret_key(checkpoints, default_device())
+        private = partial(Private, config=config, images=len(train), key=key)
+    run = Run(model_config, config, default_device(), checkpoints, initial, initial_config, private)
     with determinism(config, run.device):
         try:
             if checkpoints is not None:

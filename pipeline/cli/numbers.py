@@ -111,7 +111,32 @@ def _pictures(names_NC: np.ndarray, generator: Generator, paths: Paths) -> np.nd
     return pixels.reshape(*names_NC.shape, *pixels.shape[1:])
 
 
+def privacy(model: Model = CHAMPION, as_json: Json = False) -> None:
+    """What a model can tell of any one of its training images at most: epsilon and delta of a private training (docs/private.md).
+
+    A model that was trained without train.epsilon is refused: nothing can be said of it.
+    """
+
+    def work() -> None:
+        called, generator = reference.load(model, Paths.here())
+        told = generator.contract.get("privacy")
+        if not told:
+            raise BadConfigError(
+                f"{called} was trained without train.epsilon: it has no epsilon, and nothing bounds what it tells"
+            )
+        if as_json:
+            print(json.dumps({"model": called, **told}))
+            return
+        print(f"{called}: epsilon {told['epsilon']:.3f}, delta {told['delta']:g}, for {told['images']:,} training images")
+        print(
+            f"{told['steps']:,} steps, each with {told['sample_rate']:.3%} of the images, gradients cut to {told['sample_norm']:g} nats, "
+            f"noise of {told['noise_multiplier']:.4f} times that ({told['accountant']})"
+        )
+
+    ended("privacy", work)
+
+
 def add_to(app: typer.Typer) -> None:
     """Make the functions of this file commands."""
-    for command in (encode, score, nearest):
+    for command in (encode, score, nearest, privacy):
         app.command()(command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ from PIL import Image
 from workspace import Workspace, one_line
 
 VAE = "from pipeline.cli.app import main; main()"
+DRAW = "from pipeline import reference; from pipeline.paths import Paths; print(reference.kept('champion', Paths.here()))"
 
 
 def test_model_that_is_told_labels_draws_the_one_that_it_is_asked_for(workspace: Workspace) -> None:
@@ -50,6 +52,25 @@ def test_films_from_rendered_clips_to_frames_between_frames(workspace: Workspace
     tweened = workspace.run(sys.executable, "-c", VAE, "inbetween", "film", "--frames", "3", "-o", "slow.gif")
     assert tweened.returncode == 0, tweened.stderr
     assert Image.open(workspace.root / "slow.gif").n_frames == 9
+
+
+def test_private_training_reaches_the_registry_with_its_epsilon(ready: Workspace) -> None:
+    ready.set({"train.epsilon": 8.0, "train.known_images": 0, "train.attribute_steps": 0, "fit.class_conditional": True,
+               "fit.prior": "normal", "augment.copies": 0, "train.use_tuned": False, "train.latent_dim": 2})  # fmt: skip
+    for stage in ("augment", "train", "evaluate", "register"):
+        result = ready.stage(stage)
+        assert result.returncode == 0, result.stderr
+    told = ready.run(sys.executable, "-c", VAE, "privacy", "--json")
+    assert told.returncode == 0, told.stderr
+    privacy = json.loads(told.stdout)
+    assert 7.5 < privacy["epsilon"] <= 8.0 and privacy["noise_multiplier"] > 0 and privacy["model"].startswith("models:/")
+    lineage = json.loads((ready.root / "reports/register/lineage.json").read_text())
+    assert float(lineage["vaeline.privacy_epsilon"]) == privacy["epsilon"]
+    curves = (ready.root / "reports/train/curves.csv").read_text().splitlines()[0].split(",")
+    assert "val_elbo_nats" in curves and "elbo_nats" not in curves
+    assert not list((ready.root / ".work").rglob("key"))  # who has it can take the noise away again
+    champion = Path(ready.run(sys.executable, "-c", DRAW).stdout.strip())
+    assert not [path.name for path in champion.iterdir() if path.name.startswith(("known", "attributes", "tables"))]
 
 
 def _compressed(ready: Workspace, metrics: dict[str, float]) -> None:

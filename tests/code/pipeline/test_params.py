@@ -192,6 +192,27 @@ def test_check_number_that_yaml_reads_as_text_says_how_to_write_it():
     assert "write 0.001: YAML reads '1e-3' as text" in refusal(changed({"fit.learning_rate": "1e-3"}))
 
 
+PRIVATE = {
+    "train.epsilon": "10.0", "augment.copies": "0", "fit.prior": "normal", "train.use_tuned": "false", "train.known_images": "0",
+    "train.attribute_steps": "0",
+}  # fmt: skip
+
+
+def test_check_private_training_takes_nothing_else_of_the_images_along():
+    params.check(changed(PRIVATE), "params.yaml")
+    others = {
+        "augment.copies": "1", "fit.prior": "mixture", "train.use_tuned": "true", "train.known_images": "5", "train.attribute_steps": "5",
+        "train.patience_reports": "2", "train.coding_images": "10", "train.warm_start": "models:/sprites/1", "fit.model": "vq",
+        "fit.likelihood": "gaussian_optimal", "fit.objective": "mmd", "fit.exactness": "elastic", "fit.compile": "true",
+    }  # fmt: skip
+    for key, value in others.items():
+        assert f"{key}: is " in refusal(changed(PRIVATE | {key: value})) and "with train.epsilon" in refusal(
+            changed(PRIVATE | {key: value})
+        )
+    told = refusal(changed({"train.epsilon": "1.0"}))
+    assert all(f"{key}: is" in told for key in PRIVATE if key != "train.epsilon")  # all of them at once
+
+
 def test_check_coding_needs_a_model_that_can_compress():
     params.check(changed({"train.coding_images": "100"}), "params.yaml")
     for other in ({"fit.class_conditional": "true"}, {"fit.model": "vq", "fit.prior": "normal"}):
@@ -398,7 +419,7 @@ def test_load_section_problems_are_named_without_prefix(tmp_path):
 def test_fit_config_carries_every_shared_field():
     fit = params.check(TEXT, "p").fit
     rest = {"validate_every_images": 4, "checkpoint_every_images": 5, "keep_checkpoints": 6, "patience_reports": 7}
-    rest |= {"frozen_images": 0, "layer_decay": 1.0}
+    rest |= {"frozen_images": 0, "layer_decay": 1.0, "epsilon": 0.0, "delta": 1e-5, "sample_norm": 1.0}
     config = fit.fit_config(seed=1, beta=2.0, total_images=3, **rest)
     document = yaml.safe_load(TEXT)["fit"]
     for name in [spec.name for spec in dataclasses.fields(Recipe)]:

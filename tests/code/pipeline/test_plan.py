@@ -33,7 +33,15 @@ MEMORY_TOLERANCE = forecast.MARGIN - 1  # of what a process really held at its w
 
 def config(**changes: object) -> FitConfig:
     rest = {"seed": 0, "beta": 1.0, "total_images": 6400, "validate_every_images": 640, "checkpoint_every_images": 1280}
-    kept = {"keep_checkpoints": 2, "patience_reports": 0, "frozen_images": 0, "layer_decay": 1.0}
+    kept = {
+        "keep_checkpoints": 2,
+        "patience_reports": 0,
+        "frozen_images": 0,
+        "layer_decay": 1.0,
+        "epsilon": 0.0,
+        "delta": 1e-5,
+        "sample_norm": 1.0,
+    }
     return replace(VALUES.fit.fit_config(**rest, **kept), **{"global_batch_size": 64, "exactness": "resume", **changes})
 
 

@@ -19,7 +19,7 @@ FIT = {
     "validate_every_images": 100, "checkpoint_every_images": 200, "memory_format": "channels_last", "compile": False,
     "recompute": False, "micro_batch_size": 0, "exactness": "resume", "virtual_shards": 12, "skip_nonfinite_steps": 0,
     "denoise_levels": 0.0, "smoothness": 0.0,
-    "keep_checkpoints": 2, "patience_reports": 0, "frozen_images": 0, "layer_decay": 1.0,
+    "keep_checkpoints": 2, "patience_reports": 0, "frozen_images": 0, "layer_decay": 1.0, "epsilon": 0.0, "delta": 1e-5, "sample_norm": 1.0,
 }  # fmt: skip
 MODEL = {
     "name": "conv",

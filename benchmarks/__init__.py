@@ -1,0 +1,1 @@
+"""Figures that README and docs quote, each written by a command of its own: ``python -m benchmarks.<name>``."""
