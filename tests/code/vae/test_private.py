@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from scipy import stats
 from torch import Tensor
 
@@ -230,3 +231,20 @@ def test_what_cannot_be_private_is_refused(shards):
 def test_smaller_budget_needs_more_noise():
     noises = [noise_multiplier(config(epsilon=epsilon), 1000) for epsilon in (1.0, 3.0, 10.0)]
     assert noises[0] > noises[1] > noises[2] > 0.3
+
+
+def _rank(number: int, size: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    root = Path(folder)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=size)
+    key = secret_key(root / "key-of-all", CPU)
+    torch.save((key, summed(ImageShards(root / "images"), config(), noise=1.0, key=key)), root / f"rank-{number}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_ranks_share_a_sample_and_its_noise(shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.multiprocessing.spawn(_rank, (2, str(tmp_path)), nprocs=2)
+    (key, first), (other, second) = (torch.load(tmp_path / f"rank-{n}.pt", weights_only=True) for n in range(2))
+    assert key == other and torch.equal(first, second)
+    torch.testing.assert_close(first, summed(shards, config(), noise=1.0, key=key), rtol=1e-4, atol=1e-4)
