@@ -25,7 +25,7 @@ from pipeline.paths import Paths
 from vae.artefact import Generator, load_artefact, save_artefact, save_description
 from vae.config import ModelConfig
 from vae.data import ImageShards
-from vae.export import PARTS, Feeds, Half, feeds, program, session, write_integers, write_onnx
+from vae.export import PARTS, ExportError, Feeds, Half, feeds, program, session, write_integers, write_onnx
 from vae.extractor import Extractor, load_extractor
 from vae.files import canonical_json, replaced_directory, write_manifest, write_text
 from vae.images import to_model_range, to_uint8
@@ -35,6 +35,7 @@ from vae.models.base import VAE
 from vae.smaller import pruned, student, taught
 
 WHOLE = ("safetensors", *SMALLER)  # forms that this project loads
+TAUGHT_BY_IMAGES = ("int8", *SMALLER)
 SUFFIX = {"onnx": ".onnx", "int8": ".onnx", "torch-export": ".pt2"}
 ROWS, CALIBRATED, COMPARED, TIMED, THREADS = 64, 1024, 256, 40, 1
 TOLD = "export.json"  # what makes a folder an export
@@ -115,6 +116,11 @@ def _smaller(generator: Generator, form: str, images: Images) -> tuple[VAE, Mode
 
 def write(generator: Generator, form: str, folder: Path, images: Images) -> Run:
     """The model as ``form`` into an empty folder; returns how to run what was written. ExportError where the form cannot hold it."""
+    if form in TAUGHT_BY_IMAGES and generator.contract.get("privacy"):
+        raise ExportError(
+            f"{form} learns from the training images anew, and what the private training promises of them would not hold: "
+            "use onnx, torch-export or safetensors"
+        )
     if form in WHOLE:
         model, config = _smaller(generator, form, images) if form in SMALLER else (generator.model, generator.config)
         save_artefact(folder, Generator(model, config, generator.prior, generator.contract))

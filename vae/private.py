@@ -28,7 +28,7 @@ from vae.loader import Loader
 from vae.losses import Draws, Objective
 from vae.models.base import VAE, Output
 
-KEY_FILE, KEY_BITS = "key", 62  # as many as one number that ranks exchange holds
+KEY_FILE, KEY_PARTS, PART_BITS = "key", 2, 62  # as many bits as a number that ranks exchange holds
 MOST_IN_PART, NUMBERS_IN_PART = 64, 8_000_000  # images, and numbers of their gradients, at once: more of them leave the cache
 ACCOUNTANT, EPSILON_ERROR = "prv", 0.002  # of epsilon, by which what it says may be too much
 _SAMPLE, _NOISE = 0x5A, 0x4E
@@ -80,7 +80,7 @@ def spent(config: FitConfig, images: int) -> dict[str, Any]:
 
 def secret_key(folder: Path | None, device: torch.device) -> int:
     """The key of the training that keeps its checkpoints in ``folder``: made once, readable by its owner alone; the same on every rank."""
-    found = secrets.randbits(KEY_BITS)
+    found = secrets.randbits(KEY_PARTS * PART_BITS)
     if folder is not None and rank() == 0:
         path = folder / KEY_FILE
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,8 @@ def secret_key(folder: Path | None, device: torch.device) -> int:
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
                 stream.write(str(found))
         found = int(path.read_text())
-    return from_rank_zero(found, device)
+    parts = [from_rank_zero(found >> PART_BITS * i & 2**PART_BITS - 1, device) for i in range(KEY_PARTS)]
+    return sum(part << PART_BITS * i for i, part in enumerate(parts))
 
 
 class Private:

@@ -10,10 +10,12 @@ from typer.testing import CliRunner, Result
 
 from pipeline.cli import numbers
 from pipeline.cli.app import app
+from pipeline.export import write
 from pipeline.register import _privacy
 from pipeline.report import _privacy as told_on_the_page
 from saved import saved_model
 from vae.artefact import Generator, load_artefact, save_artefact
+from vae.export import ExportError
 
 numbers.add_to(app)
 TOLD = {
@@ -48,6 +50,13 @@ def test_budget_is_told_in_words_and_for_a_machine(generator):
 def test_model_that_was_trained_without_is_refused(generator):
     told = vae("privacy", "-m", "m")
     assert told.exit_code == 78 and "m was trained without train.epsilon" in told.stderr and "Traceback" not in told.output
+
+
+@pytest.mark.parametrize("form", ["pruned", "student", "int8"])
+def test_form_that_learns_from_the_images_anew_is_refused(generator, form, tmp_path):
+    with pytest.raises(ExportError, match="private training promises"):
+        write(generator, form, tmp_path / "out", None)
+    assert not (tmp_path / "out").exists()
 
 
 def test_version_and_page_tell_it(generator):
