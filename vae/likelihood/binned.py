@@ -76,9 +76,17 @@ class _LogNdtr(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
-        ctx.save_for_backward(z)
+    def forward(z: Tensor) -> Tensor:
         return torch.special.log_ndtr(z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int], z: Tensor) -> tuple[Tensor, int]:
+        """Of each number by itself, so an axis more is none; torch has no rule of its own and would take one after the other."""
+        return _LogNdtr.apply(z), in_dims[0]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

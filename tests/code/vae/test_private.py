@@ -18,7 +18,7 @@ from torch import Tensor
 from configs import fit_config, model_config
 from vae import private
 from vae.config import FitConfig
-from vae.data import ImageShards, ShardWriter
+from vae.data import ImageShards, ShardWriter, save_labels
 from vae.errors import StoppedError
 from vae.loader import Loader
 from vae.losses import Objective
@@ -35,6 +35,7 @@ def shards(tmp_path: Path) -> ImageShards:
     writer = ShardWriter(tmp_path / "images", (8, 8, 1), 100)
     writer.add_all(np.random.default_rng(0).integers(0, 256, (COUNT, 8, 8, 1)).astype(np.uint8))
     writer.close()
+    save_labels(tmp_path / "images", np.arange(COUNT) % 3)
     return ImageShards(tmp_path / "images")
 
 
@@ -50,20 +51,21 @@ def summed(
     model = model or build(model_config())
     own = Private(model, settings, len(shards), key)
     own.noise_multiplier = noise
-    own.take(step, Loader(shards, settings, CPU, None), Objective(model, settings, CPU), 0)
+    own.take(step, Loader(shards, settings, CPU, None, labelled=model.classes > 0), Objective(model, settings, CPU), 0)
     return torch.cat([p.grad.flatten() for p in model.parameters()]) * settings.global_batch_size
 
 
-def plain(shards: ImageShards, settings: FitConfig, indices: np.ndarray) -> list[Tensor]:
+def plain(shards: ImageShards, settings: FitConfig, indices: np.ndarray, **changes: object) -> list[Tensor]:
     """The gradient of each of the images by itself, by backward()."""
     torch.manual_seed(0)
-    model, found = build(model_config()), list[Tensor]()
+    model, found = build(model_config(**changes)), list[Tensor]()
     objective = Objective(model, settings, CPU)
     draws = objective.draw(0, 64, len(indices))
-    x_NCHW, _ = Loader(shards, settings, CPU, None).chosen(indices, 0)
+    x_NCHW, label_N = Loader(shards, settings, CPU, None, labelled=model.classes > 0).chosen(indices, 0)
     for i in range(len(indices)):
         model.zero_grad()
-        loss, _ = objective(model, x_NCHW[i : i + 1], None, draws.of(slice(i, i + 1)), 0)
+        label = None if label_N is None else label_N[i : i + 1]
+        loss, _ = objective(model, x_NCHW[i : i + 1], label, draws.of(slice(i, i + 1)), 0)
         loss.backward()
         found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     return found
@@ -74,6 +76,28 @@ def test_without_noise_and_cut_the_sum_is_that_of_the_images_drawn(shards):
     indices = Private(build(model_config()), settings, COUNT, 1).drawn(0)
     assert 0 < len(indices) < COUNT
     torch.testing.assert_close(summed(shards, settings), sum(plain(shards, settings, indices)), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings"),
+    [
+        *(({"likelihood": name}, {}) for name in ("logistic_mixture", "gaussian", "gaussian_fixed", "bernoulli")),
+        *(({"name": name, "classes": 3}, {}) for name in ("conv", "resnet", "ladder")),
+        ({}, {"objective": "importance", "importance_samples": 3}),
+        ({}, {"objective": "deterministic"}),
+        ({}, {"denoise_levels": 40.0, "free_bits_nats": 0.2}),
+        ({"name": "ladder"}, {"memory_format": "contiguous"}),
+    ],
+)
+def test_every_choice_that_is_allowed_has_gradients_of_single_images(shards, changes, settings):
+    settings = config(sample_norm=1e6, **settings)
+    torch.manual_seed(0)
+    model = build(model_config(**changes))
+    indices = Private(model, settings, COUNT, 1).drawn(0)
+    expected = sum(plain(shards, settings, indices, **changes))
+    torch.testing.assert_close(
+        summed(shards, settings, model=model), expected, rtol=2e-4, atol=2e-3 * float(expected.abs().max())
+    )
 
 
 def test_gradients_longer_than_the_norm_are_cut_one_by_one(shards):
