@@ -34,7 +34,7 @@ from vae.samplers import fit_to
 from vae.trainer import fit
 
 EPSILONS, DRAWN, ATTACKED, CLASSES, VALIDATED = (10.0, 1.0, 0.0), 20_000, 10_000, 10, 500
-TRAINED_IMAGES, REPORT = 1_000_000, 120_000
+TRAINED_IMAGES, REPORT = 600_000, 120_000
 CLASSIFIER = {"total_images": 100_000, "batch_size": 64, "peak_learning_rate": 2e-3, "seed": 0}
 
 
