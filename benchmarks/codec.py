@@ -13,24 +13,21 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from benchmarks import tables
+from benchmarks import recipe, tables
 from benchmarks.case import shards, unpacked
-from benchmarks.rows import RESULTS, ROOT, measure
-from pipeline import params
-from pipeline.codec_scores import DEVIATIONS
+from benchmarks.rows import RESULTS, measure
+from pipeline.codec_scores import DEVIATIONS, point
 from pipeline.plots import draw_rate_distortion
-from pipeline.rate_distortion import SUBSAMPLINGS, Point, bd_rate, jpeg, lossless_bytes
+from pipeline.rate_distortion import Point, bd_rate, jpegs, lossless_bytes
 from pipeline.sources.sprites import draw_factors, render
 from pipeline.train import Choice, configs
 from vae.artefact import Generator
 from vae.codec.tables import Tables
-from vae.compress import Compressed, compress, compress_lossless, decompress
-from vae.metrics.terms import mean_psnr_db
+from vae.compress import compress, compress_lossless, decompress
 from vae.pictures import grid, save_png
 from vae.samplers import fit_prior
 from vae.trainer import fit
@@ -52,13 +49,8 @@ def _images(data: str) -> tuple[np.ndarray, np.ndarray]:
     return images[training], images[~training][rng.permutation(int((~training).sum()))]
 
 
-def _values() -> SimpleNamespace:
-    text, file = (ROOT / "params.yaml").read_text(), ROOT / "recipes/codec.yaml"
-    return params.check(params.edited(text, params.overlay(file, text)), file.name)
-
-
 def _trained(data: str, beta: float, training: np.ndarray, validation: np.ndarray, folder: Path) -> Generator:
-    values = _values()
+    values = recipe.values("codec")
     model_config, config = configs(values, training.shape[1:], Choice(beta, values.train.latent_dim, values.fit), classes=0)
     config = replace(config, validate_every_images=REPORT)
 
@@ -87,39 +79,42 @@ def _row(data: str, folder: Path) -> dict[str, Any]:
         name = f"beta {beta:g}"
         models[name] = _trained(data, beta, training, test[JUDGED : JUDGED + VALIDATED], folder / name)
         seconds = time.monotonic() - begun
-        curves[name] = [_point(each, compress(models[name], images, each), images) for each in DEVIATIONS]
+        curves[name] = _curve(models[name], images, len(images))
         lossless[name] = {"trained_seconds": round(seconds), **_lossless(models[name], images)}
-    ours = _front([point for points in curves.values() for point in points])
-    jpegs = {name: jpeg(images, mode, how) for name, how in SUBSAMPLINGS.items() if mode == "RGB" or name == "jpeg"}
-    draw_rate_distortion({"ours": ours} | jpegs, RESULTS / f"codec-{data}-curve.png")
+    ours, theirs = _front(curves), jpegs(images, mode)
+    draw_rate_distortion({"ours": ours} | theirs, RESULTS / f"codec-{data}-curve.png")
     first = models[f"beta {BETAS[data][0]:g}"]
     shown = [images[:SHOWN], *(compress(first, images[:SHOWN], each).images_NHWC for each in SHOWN_DEVIATIONS)]
     save_png(grid(np.concatenate(shown), columns=SHOWN, mode=mode), RESULTS / f"codec-{data}.png")
     others = {name: {"alone_bytes": size} for name, size in lossless_bytes(images, mode).items()}
     for name, size in lossless_bytes(_mosaics(images), mode).items():
         others[name]["mosaic_bytes"] = size / SIDE**2
+    alone = _front({name: _curve(model, images[:ALONE], 1) for name, model in models.items()})
+    mosaics = _front({name: _curve(model, images, SIDE**2, _mosaics) for name, model in models.items()})
     return {
         "images": JUDGED,
-        "lossy": {name: [asdict(point) for point in points] for name, points in (curves | jpegs).items()},
+        "lossy": {name: [asdict(point) for point in points] for name, points in (curves | theirs).items()},
         "bd_rate_percent": {
-            "payload": _against(ours, jpegs, "payload_bytes"),
-            "files": _against(_alone(models, images[:ALONE]), {n: jpeg(images[:ALONE], mode, h) for n, h in _ways(mode)}, "file_bytes"),
-            "mosaics": _against(_in_tens(models, images), {n: jpeg(_mosaics(images), mode, h) for n, h in _ways(mode)}, "file_bytes"),
+            "payload": _against(ours, theirs, "payload_bytes"),
+            "files": _against(alone, jpegs(images[:ALONE], mode), "file_bytes"),
+            "mosaics": _against(mosaics, jpegs(_mosaics(images), mode), "file_bytes"),
         },
-        "common_psnr_db": _common(ours, jpegs),
+        "common_psnr_db": _common(ours, theirs),
         "lossless": lossless,
         "other_lossless": others,
-    }  # fmt: skip
+    }
 
 
-def _ways(mode: str) -> list[tuple[str, int]]:
-    return [(name, how) for name, how in SUBSAMPLINGS.items() if mode == "RGB" or name == "jpeg"]
-
-
-def _point(deviations: float, found: Compressed, images: np.ndarray) -> Point:
-    count = len(images)
-    size = len(found.container.pack()) / count
-    return Point(deviations, found.container.payload_bytes / count, size, mean_psnr_db(found.images_NHWC, images))
+def _curve(
+    generator: Generator, images: np.ndarray, at_once: int, view: Callable[[np.ndarray], np.ndarray] = np.asarray
+) -> list[Point]:
+    """Of files of so many pictures each; with ``view`` the judged pictures are what it makes of them."""
+    found = []
+    for deviations in DEVIATIONS:
+        files = [compress(generator, images[i : i + at_once], deviations) for i in range(0, len(images), at_once)]
+        seen = [replace(each, images_NHWC=view(each.images_NHWC)) for each in files]
+        found.append(point(deviations, seen, view(images)))
+    return found
 
 
 def _lossless(generator: Generator, images: np.ndarray) -> dict[str, Any]:
@@ -137,63 +132,33 @@ def _lossless(generator: Generator, images: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _alone(models: dict[str, Generator], images: np.ndarray) -> list[Point]:
-    """A file of every picture."""
-    found = []
-    for generator in models.values():
-        for deviations in DEVIATIONS:
-            every = [compress(generator, images[i : i + 1], deviations) for i in range(len(images))]
-            sizes = [len(each.container.pack()) for each in every]
-            psnr = mean_psnr_db(np.concatenate([each.images_NHWC for each in every]), images)
-            payload = float(np.mean([each.container.payload_bytes for each in every]))
-            found.append(Point(deviations, payload, float(np.mean(sizes)), psnr))
-    return _front(found)
-
-
-def _in_tens(models: dict[str, Generator], images: np.ndarray) -> list[Point]:
-    """A file of every 100 pictures, judged as the mosaic that they make."""
-    found = []
-    for generator in models.values():
-        for deviations in DEVIATIONS:
-            every = [compress(generator, images[i : i + SIDE**2], deviations) for i in range(0, len(images), SIDE**2)]
-            psnr = mean_psnr_db(_mosaics(np.concatenate([each.images_NHWC for each in every])), _mosaics(images))
-            sizes = [len(each.container.pack()) for each in every]
-            found.append(
-                Point(deviations, float(np.mean([e.container.payload_bytes for e in every])), float(np.mean(sizes)), psnr)
-            )
-    return _front(found)
-
-
-def _front(points: list[Point]) -> list[Point]:
-    """Those that no other one beats in both."""
+def _front(curves: dict[str, list[Point]]) -> list[Point]:
+    """The points that none of all the curves beats in both."""
+    points = [point for each in curves.values() for point in each]
     return sorted(
         (p for p in points if not any(o.psnr_db >= p.psnr_db and o.payload_bytes < p.payload_bytes for o in points)),
         key=lambda point: point.payload_bytes,
     )
 
 
-def _against(ours: list[Point], jpegs: dict[str, list[Point]], size: str) -> dict[str, float | None]:
+def _against(ours: list[Point], theirs: dict[str, list[Point]], size: str) -> dict[str, float | None]:
     def axes(points: list[Point]) -> tuple[list[float], list[float]]:
         return [getattr(point, size) for point in points], [point.psnr_db for point in points]
 
-    return {name: bd_rate(*axes(ours), *axes(points)) for name, points in jpegs.items()}
+    return {name: bd_rate(*axes(ours), *axes(points)) for name, points in theirs.items()}
 
 
-def _common(ours: list[Point], jpegs: dict[str, list[Point]]) -> dict[str, list[float]]:
+def _common(ours: list[Point], theirs: dict[str, list[Point]]) -> dict[str, list[float]]:
     """The range of PSNR that both have."""
     found = {}
-    for name, points in jpegs.items():
+    for name, points in theirs.items():
         both = [[point.psnr_db for point in each] for each in (ours, points)]
         found[name] = [max(map(min, both)), min(map(max, both))]
     return found
 
 
-def main() -> None:
-    """Measure, then write the table."""
-    rows: dict[str, Callable[..., dict[str, Any]]] = {data: partial(_row, data) for data in BETAS}
-    measure("codec", rows, __doc__ or "")
-    tables.write()
-
+ROWS = {data: partial(_row, data) for data in BETAS}
 
 if __name__ == "__main__":
-    main()
+    measure("codec", ROWS, __doc__)
+    tables.write()

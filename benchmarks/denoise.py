@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import tables
+from benchmarks import recipe, tables
 from benchmarks.case import DATA, bordered, shards, unpacked
-from benchmarks.rows import RESULTS, ROOT, measure
-from pipeline import params
+from benchmarks.rows import RESULTS, measure
 from pipeline.denoise_scores import Filter, best_of, filters
 from pipeline.plots import ACCENT, INK, save, subplots
 from pipeline.train import Choice, configs
@@ -105,8 +103,7 @@ def _row(data: str, folder: Path) -> dict[str, Any]:
 
 def _values(levels: float) -> SimpleNamespace:
     """The parameters with the recipe's, for noise of up to ``levels``."""
-    text, file = (ROOT / "params.yaml").read_text(), ROOT / "recipes/denoise.yaml"
-    values = params.check(params.edited(text, params.overlay(file, text)), file.name)
+    values = recipe.values("denoise")
     values.fit = replace(values.fit, denoise_levels=levels)
     return values
 
@@ -123,12 +120,8 @@ def _draw(data: str, curve: dict[int, float], scores: dict[str, float]) -> None:
     save(figure, RESULTS / f"denoise-{data}-curve.png")
 
 
-def main() -> None:
-    """Measure, then write the table."""
-    rows: dict[str, Callable[..., dict[str, Any]]] = {data: partial(_row, data) for data in SIGMAS}
-    measure("denoise", rows, __doc__ or "")
-    tables.write()
-
+ROWS = {data: partial(_row, data) for data in SIGMAS}
 
 if __name__ == "__main__":
-    main()
+    measure("denoise", ROWS, __doc__)
+    tables.write()

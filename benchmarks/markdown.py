@@ -14,6 +14,11 @@ def read(name: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
+def measured_on(*found: dict[str, Any]) -> str:
+    """The machines of results, as a sentence."""
+    return f"Measured on: {', '.join(sorted({each['machine'] for each in found}))}."
+
+
 def lines(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     """A table of texts under its head."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ("---",) * len(head), *rows))

@@ -9,24 +9,21 @@ bound of an image whether it was trained on: the area under his curve, 0.5 being
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import tables
-from benchmarks.case import unpacked
-from benchmarks.rows import RESULTS, ROOT, measure
-from pipeline import params
+from benchmarks import recipe, tables
+from benchmarks.case import shards, unpacked
+from benchmarks.rows import RESULTS, measure
 from pipeline.train import Choice, configs
 from vae.artefact import Generator
-from vae.data import ImageShards, ShardWriter, save_labels
+from vae.data import ImageShards, save_labels
 from vae.extractor import ExtractorConfig, train_extractor
 from vae.pictures import grid, save_png
 from vae.private import spent
@@ -38,15 +35,8 @@ TRAINED_IMAGES, REPORT = 600_000, 120_000
 CLASSIFIER = {"total_images": 100_000, "batch_size": 64, "peak_learning_rate": 2e-3, "seed": 0}
 
 
-def _values() -> SimpleNamespace:
-    text, file = (ROOT / "params.yaml").read_text(), ROOT / "recipes/private.yaml"
-    return params.check(params.edited(text, params.overlay(file, text)), file.name)
-
-
-def _shards(folder: Path, images: np.ndarray, labels: np.ndarray) -> ImageShards:
-    writer = ShardWriter(folder, images.shape[1:], 8192)
-    writer.add_all(images)
-    writer.close()
+def _labelled(folder: Path, images: np.ndarray, labels: np.ndarray) -> ImageShards:
+    shards(folder, images)
     save_labels(folder, labels)
     return ImageShards(folder)
 
@@ -64,8 +54,8 @@ def _row(epsilon: float, folder: Path) -> dict[str, Any]:
     member = np.array([name.startswith("train") for name in names])
     order = np.random.default_rng(0).permutation(np.flatnonzero(member))
     test = images[~member], labels[~member]
-    training = _shards(folder / "train", images[order], labels[order])
-    values = _values()
+    training = _labelled(folder / "train", images[order], labels[order])
+    values = recipe.values("private")
     values.train = replace(values.train, epsilon=epsilon, total_images=TRAINED_IMAGES)
     choice = Choice(values.train.beta, values.train.latent_dim, values.fit)
     model_config, config = configs(values, images.shape[1:], choice, classes=CLASSES)
@@ -78,7 +68,7 @@ def _row(epsilon: float, folder: Path) -> dict[str, Any]:
 
     begun = time.monotonic()
     model = fit(
-        model_config, config, training, _shards(folder / "val", *(each[:VALIDATED] for each in test)), on_report=look
+        model_config, config, training, _labelled(folder / "val", *(each[:VALIDATED] for each in test)), on_report=look
     ).model
     seconds = time.monotonic() - begun
     label_N = torch.arange(DRAWN) % CLASSES
@@ -90,7 +80,7 @@ def _row(epsilon: float, folder: Path) -> dict[str, Any]:
     outside = generator.bound(test[0][:ATTACKED], torch.from_numpy(test[1][:ATTACKED])).numpy()
     guess = roc_auc_score(np.repeat([1, 0], [len(inside), len(outside)]), np.concatenate([inside, outside]))
     found = {
-        "accuracy_of_drawn": _accuracy(_shards(folder / "drawn", drawn, label_N.numpy()), label_N.numpy(), test),
+        "accuracy_of_drawn": _accuracy(_labelled(folder / "drawn", drawn, label_N.numpy()), label_N.numpy(), test),
         "val_elbo_nats": told[-1]["val_elbo_nats"],
         "membership_auc": float(guess),
         "trained_seconds": round(seconds),
@@ -98,19 +88,13 @@ def _row(epsilon: float, folder: Path) -> dict[str, Any]:
         "privacy": spent(config, len(training)) if epsilon else None,
     }
     if not epsilon:
-        real = _shards(folder / "real", images[order[:DRAWN]], labels[order[:DRAWN]])
+        real = _labelled(folder / "real", images[order[:DRAWN]], labels[order[:DRAWN]])
         found["accuracy_of_real"] = _accuracy(real, labels[order[:DRAWN]], test)
     return found
 
 
-def main() -> None:
-    """Measure, then write the table."""
-    rows: dict[str, Callable[..., dict[str, Any]]] = {
-        f"epsilon {epsilon:g}" if epsilon else "without": partial(_row, epsilon) for epsilon in EPSILONS
-    }
-    measure("private", rows, __doc__ or "")
-    tables.write()
-
+ROWS = {f"epsilon {epsilon:g}" if epsilon else "without": partial(_row, epsilon) for epsilon in EPSILONS}
 
 if __name__ == "__main__":
-    main()
+    measure("private", ROWS, __doc__)
+    tables.write()

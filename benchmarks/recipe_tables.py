@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.markdown import lines, read
+from benchmarks.markdown import lines, measured_on, read
 
 SETS = {"sprites": "sprites", "mnist": "MNIST", "cifar10": "CIFAR-10", "mnist-png": "MNIST"}
 NOTHING = "Not measured yet."
@@ -24,9 +24,8 @@ def transfer() -> str:
             rows.append(
                 (name if way == "anew" else "", way, f"{told['learning_rate']:g}", f"{told['best_elbo_nats']:.1f}", share)
             )
-    machines = ", ".join(sorted({measured["machine"] for measured in found.values()}))
     head = ("data", "begun", "learning rate", "best bound, nats", "images seen where it is at the best bound of anew")
-    return f"{lines(head, rows)}\n\nMeasured on: {machines}."
+    return f"{lines(head, rows)}\n\n{measured_on(*found.values())}"
 
 
 def restyle() -> str:
@@ -44,7 +43,7 @@ def restyle() -> str:
     for key, title in (("reconstructions", "nothing: reconstructions against the truth"), ("judge", "the judge's own error")):
         rows.append((title, *(f"{found[key][name]:.2f}" for name in names), f"{found[key]['shape_right']:.0%} right"))
     head = ("moved", *names, "shape")
-    return f"{lines(head, rows)}\n\n{found['images']} test images. Measured on: {found['machine']}."
+    return f"{lines(head, rows)}\n\n{found['images']} test images. {measured_on(found)}"
 
 
 def testdata() -> str:
@@ -61,7 +60,7 @@ def testdata() -> str:
         if isinstance(told, dict)
     ]  # fmt: skip
     head = ("form", "seconds", "images/s", "files", "MiB on the disk", "MiB of memory at most", "seconds to check it again")
-    return f"{lines(head, rows)}\n\n{found['images']:,} images of the embedded data set's size. Measured on: {found['machine']}."
+    return f"{lines(head, rows)}\n\n{found['images']:,} images of the embedded data set's size. {measured_on(found)}"
 
 
 def inpaint() -> str:
@@ -72,7 +71,7 @@ def inpaint() -> str:
     ways = {"inpaint": "`vae inpaint`", "encoder": "encoder alone", "laplace": "Laplace", "even": "even filling"}
     rows = [(name, *(f"{told[way]:.1f}" for way in ways)) for name, told in found["psnr_db"].items()]
     head = ("missing", *ways.values())
-    return f"{lines(head, rows)}\n\nPSNR of the missing pixels in dB, {found['images']} test sprites. Measured on: {found['machine']}."
+    return f"{lines(head, rows)}\n\nPSNR of the missing pixels in dB, {found['images']} test sprites. {measured_on(found)}"
 
 
 def denoise() -> str:
@@ -89,10 +88,9 @@ def denoise() -> str:
          f"{told['trained_seconds'] / 60:.0f}")
         for name, told in found.items()
     ]  # fmt: skip
-    machines = ", ".join(sorted({told["machine"] for told in found.values()}))
     head = ("noise of levels", *ways.values(), "minutes of training")
     images = next(iter(found.values()))["images"]
-    return f"{lines(head, rows)}\n\nPSNR in dB, the mean over {images:,} test images. Measured on: {machines}."
+    return f"{lines(head, rows)}\n\nPSNR in dB, the mean over {images:,} test images. {measured_on(*found.values())}"
 
 
 def codec() -> str:
@@ -106,9 +104,8 @@ def codec() -> str:
             numbers = ["none in common" if cell is None else f"{cell:.0f} %" for cell in cells]
             called = way.replace("jpeg", "JPEG")
             rows.append((f"{SETS[name]} against {called}", *numbers, "{:.1f} to {:.1f}".format(*common)))
-    machines = ", ".join(sorted({told["machine"] for told in found.values()}))
     head = ("BD-rate", "payload", "files of a picture each", "mosaics of 100", "at PSNRs, dB")
-    return f"{lines(head, rows)}\n\nMeasured on: {machines}."
+    return f"{lines(head, rows)}\n\n{measured_on(*found.values())}"
 
 
 def codec_lossless() -> str:
@@ -117,34 +114,15 @@ def codec_lossless() -> str:
     if not found:
         return NOTHING
     for name, told in found.items():
-        images = told["images"]
         for model, each in told["lossless"].items():
-            over = each["file_bytes"] / each["bound_bytes"] - 1
-            numbers = (
-                f"{each['bound_bytes']:.1f}",
-                f"{each['file_bytes']:.1f} ({100 * over:+.1f} %)",
-                f"{each['alone_bytes']:.0f}",
-            )
-            rows.append((SETS[name], f"ours, {model.replace('beta', 'β')}", *numbers, f"{images / each['seconds']:.0f}"))
-        for way, each in told["other_lossless"].items():
-            rows.append(
-                (
-                    SETS[name],
-                    {"png": "PNG", "webp": "WebP"}[way],
-                    "",
-                    f"{each['mosaic_bytes']:.1f}",
-                    f"{each['alone_bytes']:.0f}",
-                    "",
-                )
-            )
-    head = (
-        "data",
-        "coder",
-        "the model's bound",
-        "in one file (1,000; of PNG, WebP: mosaics of 100)",
-        "a file each",
-        "pictures/s",
-    )
+            over = 100 * (each["file_bytes"] / each["bound_bytes"] - 1)
+            sizes = f"{each['bound_bytes']:.1f}", f"{each['file_bytes']:.1f} ({over:+.1f} %)", f"{each['alone_bytes']:.0f}"
+            rows.append((SETS[name], f"ours, {model.replace('beta', 'β')}", *sizes, f"{told['images'] / each['seconds']:.0f}"))
+        for way, called in (("png", "PNG"), ("webp", "WebP")):
+            each = told["other_lossless"][way]
+            rows.append((SETS[name], called, "", f"{each['mosaic_bytes']:.1f}", f"{each['alone_bytes']:.0f}", ""))
+    together = "in one file (1,000; of PNG, WebP: mosaics of 100)"
+    head = ("data", "coder", "the model's bound", together, "a file each", "pictures/s")
     return lines(head, rows)
 
 
@@ -159,17 +137,10 @@ def private() -> str:
         rows.append((budget, f"{told['accuracy_of_drawn']:.1%}", f"{told['membership_auc']:.3f}", f"{told['val_elbo_nats']:.1f}",
                      f"{spent['noise_multiplier']:.3f}" if spent else "", f"{told['trained_seconds'] / 60:.0f}"))  # fmt: skip
     real = [told["accuracy_of_real"] for told in found.values() if "accuracy_of_real" in told]
-    machines = ", ".join(sorted({told["machine"] for told in found.values()}))
-    head = (
-        "epsilon, delta",
-        "classifier of drawn images, on real ones",
-        "membership, AUC",
-        "bound, nats",
-        "noise multiplier",
-        "minutes",
-    )
+    judged = "classifier of drawn images, on real ones"
+    head = ("epsilon, delta", judged, "membership, AUC", "bound, nats", "noise multiplier", "minutes")
     beside = f"The classifier of as many real images: {real[0]:.1%}. " if real else ""
-    return f"{lines(head, rows)}\n\n{beside}Measured on: {machines}."
+    return f"{lines(head, rows)}\n\n{beside}{measured_on(*found.values())}"
 
 
 def video() -> str:
@@ -190,7 +161,7 @@ def video() -> str:
             cells = [f"{told['psnr_db'][gap][way]:.1f}" for gap in gaps]
             rows.append((called, weight, *cells, f"{told['val_elbo_nats']:.1f}" if way == "inbetween" else ""))
     head = ("the frame in the middle of two", "smoothness", *(f"{gap} apart" for gap in gaps), "bound, nats")
-    return f"{lines(head, rows)}\n\nPSNR in dB, medians of three seeds, {found['clips']} clips. Measured on: {found['machine']}."
+    return f"{lines(head, rows)}\n\nPSNR in dB, medians of three seeds, {found['clips']} clips. {measured_on(found)}"
 
 
 def best_of() -> str:
@@ -213,6 +184,5 @@ def best_of() -> str:
                 f"{row[key]:.2f}" for key in ("fcd", "fcd_second")
             ]
             rows.append((SETS.get(name, name) if not i else "", way, f"{row['candidates']:.0f}", *numbers))
-    machines = ", ".join(sorted({measured["machine"] for measured in found.values()}))
     head = ("data", "kept", "candidates", "precision", "coverage", "FCD", "FCD, second network")
-    return f"{lines(head, rows)}\n\nMeasured on: {machines}."
+    return f"{lines(head, rows)}\n\n{measured_on(*found.values())}"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import recipe_tables
-from benchmarks.markdown import lines, read
+from benchmarks.markdown import lines, measured_on, read
 from benchmarks.rows import RESULTS, ROOT
 from vae.files import write_text
 
@@ -39,8 +39,7 @@ def results() -> str:
         return "" if value is None else f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
 
     rows = [(result["title"], *(cell(result, column) for column in COLUMNS)) for result in runs]
-    machines = ", ".join(sorted({result["machine"] for result in runs}))
-    return f"{lines(('data', *(name.replace('_', ' ') for name in COLUMNS)), rows)}\n\nMeasured on: {machines}."
+    return f"{lines(('data', *(name.replace('_', ' ') for name in COLUMNS)), rows)}\n\n{measured_on(*runs)}"
 
 
 def _of_samples(found: dict[str, Any], minutes: float) -> list[tuple[str, ...]]:
@@ -76,9 +75,8 @@ def quality() -> str:
             told = f"{median['mig']:.3f} / {median['factor_vae_score']:.3f}"
             title = f"{data}, {median['minutes']:.1f} min, median of {len(values['seeds'])} seeds"
             rows.append((title, "MIG / FactorVAE score", told, "", "", ""))
-    machines = ", ".join(sorted({values["machine"] for values in found.values()}))
     head = ("data, budget", "measure", "ours", "pythae, N(0, I)", "pythae, its mixture", "real test images")
-    return f"{lines(head, rows)}\n\nMeasured on: {machines}."
+    return f"{lines(head, rows)}\n\n{measured_on(*found.values())}"
 
 
 def priors() -> str:

@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks import tables
+from benchmarks import recipe, tables
 from benchmarks.case import shards
-from benchmarks.rows import RESULTS, ROOT, measure
-from pipeline import film_scores, params
+from benchmarks.rows import RESULTS, measure
+from pipeline import film_scores
 from pipeline.films import following
 from pipeline.sources.moving_sprites import FRAMES, motion
 from pipeline.sources.sprites import draw_factors, render
@@ -50,8 +50,7 @@ def _films(folder: Path, size: int) -> dict[str, ImageShards]:
 
 def _measured(folder: Path, sets: dict[str, ImageShards], weight: float, seed: int) -> tuple[pd.DataFrame, float]:
     """PSNR by gap and way of one training, and its bound."""
-    text, file = (ROOT / "params.yaml").read_text(), ROOT / "recipes/video.yaml"
-    values = params.check(params.edited(text, params.overlay(file, text)), file.name)
+    values = recipe.values("video")
     choice = Choice(values.train.beta, values.train.latent_dim, replace(values.fit, smoothness=weight))
     model_config, config = configs(values, sets["train"].image_shape, choice, classes=0)
     config = replace(config, seed=seed, total_images=IMAGES, validate_every_images=REPORT)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.plots import draw_rate_distortion
-from pipeline.rate_distortion import SUBSAMPLINGS, Point, bd_rate, jpeg, lossless_bytes
+from pipeline.rate_distortion import Point, bd_rate, jpegs, lossless_bytes
 from pipeline.scores import Scores
 from vae.artefact import Generator
 from vae.compress import Compressed, compress, compress_lossless
@@ -32,8 +32,7 @@ def write(generator: Generator, test: ImageShards, report: Path) -> Scores:
     mode = generator.contract["mode"]
     log.info("%d test images compressed in %d steps", len(images), len(DEVIATIONS))
     found = {deviations: compress(generator, images, deviations) for deviations in DEVIATIONS}
-    curves = {OURS: [_point(deviations, each, images) for deviations, each in found.items()]}
-    curves |= {name: jpeg(images, mode, how) for name, how in SUBSAMPLINGS.items() if mode == "RGB" or name == "jpeg"}
+    curves = {OURS: [point(deviations, [each], images) for deviations, each in found.items()]} | jpegs(images, mode)
     rows = [{"coder": name, **vars(point)} for name, points in curves.items() for point in points]
     scores: Scores = {"codec_bd_rate_percent": _worst(curves)}
     scores |= _lossless(generator, images, mode)
@@ -49,10 +48,11 @@ def write(generator: Generator, test: ImageShards, report: Path) -> Scores:
     return scores
 
 
-def _point(deviations: float, found: Compressed, images_NHWC: np.ndarray) -> Point:
-    file_bytes, count = len(found.container.pack()), len(images_NHWC)
-    psnr = mean_psnr_db(found.images_NHWC, images_NHWC)
-    return Point(deviations, found.container.payload_bytes / count, file_bytes / count, psnr)
+def point(deviations: float, files: list[Compressed], images_NHWC: np.ndarray) -> Point:
+    """What so coarse a step makes of images that are compressed in one file or in several."""
+    file_bytes, count = sum(len(each.container.pack()) for each in files), len(images_NHWC)
+    psnr = mean_psnr_db(np.concatenate([each.images_NHWC for each in files]), images_NHWC)
+    return Point(deviations, sum(each.container.payload_bytes for each in files) / count, file_bytes / count, psnr)
 
 
 def _worst(curves: dict[str, list[Point]]) -> float | None:

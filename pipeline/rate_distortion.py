@@ -51,6 +51,11 @@ def jpeg(images_NHWC: np.ndarray, mode: str, subsampling: int) -> list[Point]:
     return found
 
 
+def jpegs(images_NHWC: np.ndarray, mode: str) -> dict[str, list[Point]]:
+    """The curve of JPEG as it is usual, and where there is colour that of colour at full resolution."""
+    return {name: jpeg(images_NHWC, mode, how) for name, how in SUBSAMPLINGS.items() if mode == "RGB" or name == "jpeg"}
+
+
 def _of(picture: Image.Image, subsampling: int) -> dict[str, int]:
     return {} if picture.mode == "L" else {"subsampling": subsampling}
 

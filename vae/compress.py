@@ -64,8 +64,9 @@ def compress(
     if generator.tables is None:
         raise ValueError("this model has no tables of its latents: train one with train.coding_images (docs/codec.md)")
     step = step_number(deviations)
-    coded = lossy.encode(generator.model, generator.tables, images_NHWC, step)
-    found = lossy.pictures(generator.model, generator.tables, coded.value_ND, step)
+    coder = lossy.Coder(generator.model, generator.tables, step)
+    coded = coder.encode(images_NHWC)
+    found = coder.pictures(coded.value_ND)
     shape = (len(found), *generator.config.image_shape)
     container = Container(LOSSY, step, shape, identity(generator), pixels_of(found), 0, coded.words, called, names)
     return Compressed(container, coded.estimated_bits, found)
@@ -95,7 +96,8 @@ def decompress(generator: Generator, container: Container) -> np.ndarray:
         )
     if container.way == LOSSY:
         assert generator.tables is not None  # they are part of the identity
-        found = lossy.decode(generator.model, generator.tables, container.words, container.shape[0], container.parameter)
+        coder = lossy.Coder(generator.model, generator.tables, container.parameter)
+        found = coder.decode(container.words, container.shape[0])
     else:
         found = bits_back.decode(generator.model, container.words, container.borrowed, container.shape, container.parameter)
     if not container.holds(found):

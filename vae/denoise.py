@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vae.artefact import BATCH, Generator
-from vae.images import to_model_range, to_uint8
+from vae.images import model_input, to_uint8
 
 STEPS, LEARNING_RATE = 200, 0.05
 SAMPLES, MOST_SAMPLES = 16, 1024  # of the posterior, whose mean is taken
@@ -73,7 +73,7 @@ def denoised(
     found = []
     for first in range(0, len(images_NHWC), BATCH):
         rows = slice(first, first + BATCH)
-        y_NCHW = to_model_range(torch.from_numpy(np.ascontiguousarray(images_NHWC[rows])).to(generator.device))
+        y_NCHW = model_input(images_NHWC[rows], generator.device)
         # 255 levels are 2 in model range.
         precision_N = torch.from_numpy((np.asarray(sigma_N[rows], np.float64) * 2 / 255) ** -2).float().to(generator.device)
         precision_N1HW = precision_N[:, None, None, None].expand(-1, 1, *y_NCHW.shape[2:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,11 @@ def to_model_range(x_NHWC: Tensor) -> Tensor:
     if x_NHWC.dtype != torch.uint8 or x_NHWC.ndim != 4:
         raise ValueError(f"expected uint8 images (N, H, W, C), got {x_NHWC.dtype} {tuple(x_NHWC.shape)}")
     return x_NHWC.permute(0, 3, 1, 2).float().mul_(2 / (LEVELS - 1)).sub_(1)
+
+
+def model_input(images_NHWC: np.ndarray, device: torch.device | str) -> Tensor:
+    """Images of an array, whatever part of another it is, as ``to_model_range`` gives them on a device."""
+    return to_model_range(torch.from_numpy(np.ascontiguousarray(images_NHWC)).to(device))
 
 
 def to_uint8(x_NCHW: Tensor) -> Tensor:

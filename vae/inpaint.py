@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vae.artefact import BATCH, Generator
 from vae.denoise import STEPS, check_gradient, explained
-from vae.images import to_model_range
+from vae.images import model_input
 
 STARTS = 4  # the posterior mean of the picture with its missing part filled evenly, and draws of the prior
 SIGMA_LEVELS = 8.0  # how exactly the known pixels are to be met
@@ -59,7 +59,7 @@ def _best(
     steps: int,
 ) -> Tensor:
     """Of the latents that are found from each starting point those of the lowest energy, for each image."""
-    y_NCHW = to_model_range(torch.from_numpy(np.ascontiguousarray(images_NHWC)).to(generator.device))
+    y_NCHW = model_input(images_NHWC, generator.device)
     precision = (SIGMA_LEVELS * 2 / 255) ** -2  # 255 levels are 2 in model range
     precision_N1HW = torch.from_numpy(known_NHW1).permute(0, 3, 1, 2).float().to(generator.device) * precision
     labels = None if label_N is None else label_N[rows].to(generator.device)

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from pipeline import reference
@@ -17,11 +16,9 @@ from pipeline.errors import BadConfigError, BadDataError, InputMissingError
 from pipeline.paths import Paths
 from pipeline.registry import CHAMPION
 from vae import compress as codec
-from vae.artefact import Generator
 from vae.codec.container import LOSSLESS, Container, DamagedFileError
 from vae.files import replaced_file
 from vae.metrics.terms import mean_psnr_db
-from vae.pictures import pictures
 
 SUFFIX = ".vaec"
 PLAIN = ("L", "RGB")  # modes that files have and a screen shows as they are
@@ -97,22 +94,10 @@ def decompress(
             raise BadConfigError(f"{file} cannot be opened with {model}: {error}") from None
         except ValueError as error:
             raise BadDataError(f"{file} cannot be used: {error}") from None
-        told = _written(found, container, generator, out)
+        told = write_images(found, generator.contract["mode"], out, COLUMNS, container.names)
         print(f"{called} opened {told}{', to the last bit' if container.way == LOSSLESS else ''}", file=sys.stderr)
 
     ended("decompress", work)
-
-
-def _written(found: np.ndarray, container: Container, generator: Generator, out: str) -> str:
-    """As every command writes; but into a folder under the names that the pictures had."""
-    mode, names = generator.contract["mode"], container.names
-    usable = len(set(names)) == len(found) and all(name == Path(name).name and name.strip(". ") for name in names)
-    if not usable or out == STANDARD or Path(out).suffix:
-        return write_images(found, mode, out, COLUMNS)
-    Path(out).mkdir(parents=True, exist_ok=True)
-    for name, picture in zip(names, pictures(found, mode), strict=True):
-        picture.save(Path(out) / f"{name}.png")
-    return f"{len(found)} image{'s' if len(found) > 1 else ''}: {out}"
 
 
 def add_to(app: typer.Typer) -> None:

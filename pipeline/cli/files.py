@@ -106,11 +106,17 @@ def check_output(out: str) -> None:
         raise BadConfigError(f"--out {out}: {suffix} is not written; use {', '.join(SUFFIXES)}, a folder, or {STANDARD}")
 
 
-def write_images(images_NHWC: np.ndarray, mode: str, out: str, columns: int) -> str:
+def _file_names(names: Sequence[str], count: int) -> list[str]:
+    usable = len(set(names)) == count and all(name == Path(name).name and name.strip(". ") for name in names)
+    return [f"{name}.png" for name in names] if usable else [FILE_NAMES.format(number) for number in range(count)]
+
+
+def write_images(images_NHWC: np.ndarray, mode: str, out: str, columns: int, names: Sequence[str] = ()) -> str:
     """Write as ``out`` says; returns what was written, in words.
 
     A PNG is one image, or a grid of at most ``columns``; a GIF or WebP shows one image after the other; an .npz has the array
-    ``images``; anything else is a folder, of a PNG each; - is a PNG on standard output.
+    ``images``; anything else is a folder, of a PNG each, under ``names``
+    where these can be names of so many files; - is a PNG on standard output.
     """
     path, suffix = Path(out), Path(out).suffix.lower()
     count = f"{len(images_NHWC)} image{'s' if len(images_NHWC) > 1 else ''}"
@@ -133,6 +139,6 @@ def write_images(images_NHWC: np.ndarray, mode: str, out: str, columns: int) -> 
                 **({"lossless": True} if suffix == ".webp" else {}),
             )  # fmt: skip
         else:
-            for number, picture in enumerate(frames):
-                picture.save(path / FILE_NAMES.format(number))
+            for name, picture in zip(_file_names(names, len(images_NHWC)), frames, strict=True):
+                picture.save(path / name)
     return f"{count}: {path}"

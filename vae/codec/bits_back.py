@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vae.codec.exact import exact, rounded, upper_share
+from vae.codec.exact import exact, exact_input, rounded, upper_share
 from vae.codec.stack import REACH, Stack, supply
-from vae.images import to_model_range
 from vae.models.base import VAE
 from vae.objective import log_normal
 
@@ -81,7 +80,7 @@ def encode(model: VAE, images_NHWC: np.ndarray, lanes: int) -> Coded:
 
 def _push_block(network: VAE, images_NHWC: np.ndarray, stack: Stack) -> float:
     """Put a block on the stack; returns what the model says that takes, in bits."""
-    x_NCHW, asked = _input(images_NHWC, network), list[_Asked]()
+    x_NCHW, asked = exact_input(images_NHWC, network), list[_Asked]()
 
     def draw(mean_ND: Tensor, logvar_ND: Tensor) -> Tensor:
         mean, std = _in_cells(mean_ND, logvar_ND)
@@ -137,7 +136,7 @@ def _pop_block(network: VAE, images_NHWC: np.ndarray, stack: Stack) -> None:
     latents_ND = value_ND.double().to(device) / CELLS
     output_NCHW = rounded(network.decode(latents_ND))
     for channel in range(images_NHWC.shape[3]):
-        below = network.likelihood.below(output_NCHW, _input(images_NHWC, network), channel)
+        below = network.likelihood.below(output_NCHW, exact_input(images_NHWC, network), channel)
         images_NHWC[..., channel] = _levels(below, output_NCHW[:, 0], stack.pop_bits).cpu().numpy()
     asked = list[tuple[Tensor, Tensor]]()
     parts = iter(latents_ND.split(network.layers, 1))
@@ -146,7 +145,7 @@ def _pop_block(network: VAE, images_NHWC: np.ndarray, stack: Stack) -> None:
         asked.append(_in_cells(mean_ND, logvar_ND))
         return next(parts)
 
-    network.infer_by(network.observe(_input(images_NHWC, network)), [draw] * len(network.layers))
+    network.infer_by(network.observe(exact_input(images_NHWC, network)), [draw] * len(network.layers))
     for (mean, std), value in reversed(list(zip(asked, value_ND.split(network.layers, 1), strict=True))):
         stack.push_normal(value, mean, std)
 
@@ -175,8 +174,3 @@ def _levels(below: Callable[[Tensor], Tensor], like_NHW: Tensor, bit_of: Callabl
         start_NHW = start_NHW + half * bit_NHW
         low_NHW, high_NHW = torch.where(bit_NHW > 0, middle_NHW, low_NHW), torch.where(bit_NHW > 0, high_NHW, middle_NHW)
     return start_NHW
-
-
-def _input(images_NHWC: np.ndarray, network: VAE) -> Tensor:
-    device = next(network.parameters()).device
-    return to_model_range(torch.from_numpy(np.ascontiguousarray(images_NHWC)).to(device)).double()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 from torch import Tensor
 
+from vae.images import model_input
 from vae.models.base import VAE
 
 PER_UNIT = 2**14  # a thousandth of the noise that the smallest scale of a likelihood allows
@@ -20,6 +22,11 @@ LEAST = 2.0**-26  # mass of a level that seems impossible: far above the errors 
 def exact(model: VAE) -> VAE:
     """A copy of the model in float64, for use."""
     return copy.deepcopy(model).double().eval().requires_grad_(False)
+
+
+def exact_input(images_NHWC: np.ndarray, network: VAE) -> Tensor:
+    """uint8 images as such a network takes them."""
+    return model_input(images_NHWC, next(network.parameters()).device).double()
 
 
 def rounded(output: Tensor) -> Tensor:

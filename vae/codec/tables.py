@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vae.images import to_model_range
+from vae.images import model_input
 from vae.models.base import VAE
 
 FILE = "tables.safetensors"
@@ -97,8 +97,7 @@ def check_model(model: VAE) -> None:
 
 
 def _posterior(model: VAE, images_NHWC: np.ndarray) -> tuple[Tensor, Tensor]:
-    device = next(model.parameters()).device
-    mean_ND, logvar_ND = model.encode(to_model_range(torch.from_numpy(np.ascontiguousarray(images_NHWC)).to(device)))
+    mean_ND, logvar_ND = model.encode(model_input(images_NHWC, next(model.parameters()).device))
     return mean_ND.cpu(), logvar_ND.cpu()
 
 

@@ -132,10 +132,10 @@ def test_threads_and_layout_in_memory_do_not_change_a_bit():
     tables, threads = Tables.fit(model, images), torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        first = bits_back.encode(model, images, 7), lossy.encode(model, tables, images, 5)
+        first = bits_back.encode(model, images, 7), lossy.Coder(model, tables, 5).encode(images)
         torch.set_num_threads(2)
         other = model.to(memory_format=torch.channels_last)
-        second = bits_back.encode(other, images, 7), lossy.encode(other, tables, images, 5)
+        second = bits_back.encode(other, images, 7), lossy.Coder(other, tables, 5).encode(images)
     finally:
         torch.set_num_threads(threads)
     for one, two in zip(first, second, strict=True):
@@ -147,14 +147,13 @@ def test_lossy_words_hold_the_values_in_the_bits_of_the_tables(name):
     model, images = speaking(name), some_images(300)
     tables = Tables.fit(model, images)
     for step in (1, 14, 100):
-        coded = lossy.encode(model, tables, images, step)
-        value_ND, stack = lossy.values(tables, coded.words, len(images), step)
+        coder = lossy.Coder(model, tables, step)
+        coded = coder.encode(images)
+        value_ND, stack = coder.values(coded.words, len(images))
         np.testing.assert_array_equal(value_ND, coded.value_ND)
         assert stack.empty
         assert 32 * len(coded.words) == pytest.approx(coded.estimated_bits, rel=0.01, abs=64)
-        np.testing.assert_array_equal(
-            lossy.decode(model, tables, coded.words, len(images), step), lossy.pictures(model, tables, coded.value_ND, step)
-        )
+        np.testing.assert_array_equal(coder.decode(coded.words, len(images)), coder.pictures(coded.value_ND))
 
 
 def test_finest_step_gives_nearly_the_latents_and_coarser_ones_less_and_fewer_bits():
@@ -164,8 +163,7 @@ def test_finest_step_gives_nearly_the_latents_and_coarser_ones_less_and_fewer_bi
     with torch.no_grad():
         mean_ND, logvar_ND = model.encode(x_NCHW)
     for step in (1, 14, 60):
-        coded = lossy.encode(model, tables, images, step)
-        latents = torch.from_numpy(coded.value_ND) * tables.width_D(step)
+        coded = lossy.Coder(model, tables, step).encode(images)
         low_D = torch.tensor([tables.of(int(channel), step)[0] for channel in tables.tensors["channel_D"]])
         latents = (torch.from_numpy(coded.value_ND) + low_D) * tables.width_D(step)
         found.append((float(((latents - mean_ND) / (0.5 * logvar_ND).exp()).square().mean()), coded.estimated_bits))
@@ -176,7 +174,7 @@ def test_finest_step_gives_nearly_the_latents_and_coarser_ones_less_and_fewer_bi
 def test_value_is_the_one_of_all_that_costs_least():
     model, images = speaking("conv"), some_images(200)
     tables, step = Tables.fit(model, images), 14
-    coded = lossy.encode(model, tables, images[:20], step)
+    coded = lossy.Coder(model, tables, step).encode(images[:20])
     with torch.no_grad():
         mean_ND, logvar_ND = model.double().encode(to_model_range(torch.from_numpy(images[:20])).double())
     weight = 12 * (STEPS / step) ** 2 / 2
