@@ -33,6 +33,7 @@ def test_bd_rate_leaves_out_points_that_another_one_beats_and_curves_that_do_not
     rates = [math.exp(0.1 * psnr) for psnr in PSNRS]
     assert bd_rate([*rates, 90.0], [*PSNRS, 21.0], rates, PSNRS) == pytest.approx(0, abs=1e-9)
     assert bd_rate([*rates, 99.0], [*PSNRS, math.inf], rates, PSNRS) == pytest.approx(0, abs=1e-9)
+    assert bd_rate([0.0, *rates], [10.0, *PSNRS], rates, PSNRS) == pytest.approx(0, abs=1e-9)  # of a collapsed model
     assert bd_rate(rates, PSNRS, rates, [psnr + 30 for psnr in PSNRS]) is None
     assert bd_rate(rates[:1], PSNRS[:1], rates, PSNRS) is None
 
