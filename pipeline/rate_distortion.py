@@ -91,7 +91,7 @@ def bd_rate(rates: list[float], psnrs_db: list[float], other_rates: list[float],
 
 
 def _curve(rates: list[float], psnrs_db: list[float]) -> PchipInterpolator | None:
-    """log rate as a function of PSNR, through the points that no other one beats in both; a file of nothing (of a collapsed model) is none."""
+    """log rate as a function of PSNR, through the points that no other one beats in both; one of no bytes (a collapsed model) is none."""
     kept: list[tuple[float, float]] = []
     for psnr, rate in sorted(zip(psnrs_db, rates, strict=True), reverse=True):
         if np.isfinite(psnr) and rate > 0 and (not kept or (rate < kept[-1][1] and psnr < kept[-1][0])):
