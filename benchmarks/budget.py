@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from vae.trainer import fit
 
 SHARDS = ROOT / ".work" / "quality-data"
 HELD_OUT = 5000  # of the training images, the last after a shuffle: for choices
-WARM_STEPS, TIMED_STEPS = 10, 40
+WARM_STEPS, TIMED_SECONDS = 10, 8
 SAFETY = 0.97  # of the budget: reports and checks take the rest
 
 
@@ -53,18 +55,28 @@ def recipe(seconds: float, images_per_second: float, **changes: object) -> FitCo
 def images_per_second(model: ModelConfig, config: FitConfig, train: ImageShards) -> float:
     """Of training steps, after the first ones."""
     run = Run(model, config, default_device(), None)
-    gradients, loader, times = Gradients(run.model, config), Loader(train, config, run.device, None), []
-    for step in range(WARM_STEPS + TIMED_STEPS):
+    gradients, loader, times = Gradients(run.trained, config), Loader(train, config, run.device, None), []
+    for step in itertools.count():
+        if sum(times) > TIMED_SECONDS:
+            return config.global_batch_size / statistics.mean(times)
         started = time.perf_counter()
         run.step(gradients, loader)
         if step >= WARM_STEPS:
             times.append(time.perf_counter() - started)
-    return config.global_batch_size / statistics.mean(times)
+
+
+def _speed(model: ModelConfig, config: FitConfig, train: ImageShards) -> float:
+    """Images a second over the whole training, of which a critic may see the last part only."""
+    share = config.adversary_start_share if config.adversary_weight else 0.0
+    later = images_per_second(model, replace(config, adversary_start_share=0.0), train)
+    if not share:
+        return later
+    return 1 / (share / images_per_second(model, replace(config, adversary_weight=0.0), train) + (1 - share) / later)
 
 
 def train_for(minutes: float, model: ModelConfig, images: dict[str, ImageShards], **changes: object) -> tuple[Fitted, dict]:
     """Train within the budget; the averaged model, and what the training was: images, minutes, held-out bound on its way."""
-    speed = images_per_second(model, recipe(60, 1000, **changes), images["train"])
+    speed = _speed(model, recipe(60, 1000, **changes), images["train"])
     config = recipe(minutes * 60, speed, **changes)
     bounds: list[float] = []
 

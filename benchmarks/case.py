@@ -30,7 +30,8 @@ FIT: dict[str, Any] = {
     "beta_cycles": 1, "capacity_nats": 0.0, "free_bits_nats": 0.0, "regulariser_weight": 1.0, "importance_samples": 1,
     "global_batch_size": 128, "precision": "float32", "memory_format": "contiguous", "compile": False, "recompute": False,
     "micro_batch_size": 0, "exactness": "off", "virtual_shards": 12, "skip_nonfinite_steps": 0,
-    "denoise_levels": 0.0, "smoothness": 0.0, "validate_every_images": 2**40,
+    "denoise_levels": 0.0, "smoothness": 0.0, "adversary_weight": 0.0, "adversary_start_share": 0.0,
+        "feature_weight": 0.0, "critic_width": 8, "critic_learning_rate": 1e-3, "validate_every_images": 2**40,
     "checkpoint_every_images": 2**40, "keep_checkpoints": 1, "patience_reports": 0, "frozen_images": 0,
     "layer_decay": 1.0, "epsilon": 0.0, "delta": 1e-5, "sample_norm": 1.0,
 }  # fmt: skip

@@ -75,7 +75,8 @@ SPRITES_CHOICE, SPRITES_SEEDS = (0.4235, 9), range(5)  # beta and latent dimensi
 PICTURES = ROOT / "docs" / "results"
 
 
-def _model(name: str, likelihood: str, shape: tuple[int, int, int], latent_dim: int, scale: Scale) -> ModelConfig:
+def model_of(name: str, likelihood: str, shape: tuple[int, int, int], latent_dim: int, scale: Scale) -> ModelConfig:
+    """A network of such a scale."""
     return ModelConfig(
         name=name, likelihood=likelihood, image_shape=shape, latent_dim=latent_dim, sigma=0.1, codes=256, **scale.network
     )
@@ -85,7 +86,7 @@ def mnist_nll(scale: Scale, _work: Path, minutes: float) -> dict[str, Any]:
     """The bound of 1,000 test images with 1,000 samples of the posterior each."""
     torch.set_num_threads(THREADS)
     splits = data("mnist")
-    model = _model("ladder", "bernoulli", (28, 28, 1), 4, scale)
+    model = model_of("ladder", "bernoulli", (28, 28, 1), 4, scale)
     # A small weight of the rate at first: more layers learn to say something.
     recipe = {"beta_start": 0.1, "beta_anneal_share": 0.3, **scale.recipe}
     fitted, facts = train_for(minutes or scale.minutes, model, splits, **recipe)
@@ -101,7 +102,7 @@ def mnist_nll(scale: Scale, _work: Path, minutes: float) -> dict[str, Any]:
     }
 
 
-def _extractors(name: str, splits: dict[str, ImageShards]) -> dict[str, Extractor]:
+def extractors(name: str, splits: dict[str, ImageShards]) -> dict[str, Extractor]:
     """A and B: another architecture and another seed, both told the labels of the training split."""
     found = {}
     for key, seed, width, architecture in (("A", 0, 32, "residual"), ("B", 1, 24, "plain")):
@@ -120,7 +121,8 @@ def _extractors(name: str, splits: dict[str, ImageShards]) -> dict[str, Extracto
     return found
 
 
-def _scores(images_NHWC: np.ndarray, network: Extractor, real_ND: torch.Tensor, of_real: Moments) -> dict[str, float]:
+def scores(images_NHWC: np.ndarray, network: Extractor, real_ND: torch.Tensor, of_real: Moments) -> dict[str, float]:
+    """FCD, density and coverage of images against those with such features."""
     features_ND = network.features(images_NHWC)
     return {
         "fcd": frechet_distance(of_real, moments(features_ND)),
@@ -146,7 +148,7 @@ def samples(name: str, scale: Scale, _work: Path, minutes: float) -> dict[str, A
     train, test = splits["train"], splits["test"]
     test_NHWC, minutes = test.slice(0, len(test)), minutes or scale.minutes
     made = _peer(name, minutes, latent_dim)
-    model = _model("conv", "gaussian", train.image_shape, latent_dim, scale)
+    model = model_of("conv", "gaussian", train.image_shape, latent_dim, scale)
     fitted, facts = train_for(minutes, model, splits, **scale.recipe)
     prior = fit_prior(
         fitted.model,
@@ -160,16 +162,16 @@ def samples(name: str, scale: Scale, _work: Path, minutes: float) -> dict[str, A
     copies = {"ours": generator.reconstruct(test_NHWC), "pythae": np.load(made / "reconstructions.npy")}
     peer = read_json(made / "facts.json")
     found: dict[str, Any] = {"ours": facts | {"model": model.name, "prior": prior.name}, "pythae": peer, "extractors": {}}
-    for key, network in _extractors(name, splits).items():
+    for key, network in extractors(name, splits).items():
         real_ND = network.features(train.slice(0, len(train)))
         of_real = moments(real_ND)
-        floor = _scores(test_NHWC, network, real_ND, of_real)
-        scores = {who: _scores(images, network, real_ND, of_real) for who, images in drawn.items()}
-        span = scores["pythae normal"]["fcd"] - floor["fcd"]
-        for each in scores.values():
+        floor = scores(test_NHWC, network, real_ND, of_real)
+        told = {who: scores(images, network, real_ND, of_real) for who, images in drawn.items()}
+        span = told["pythae normal"]["fcd"] - floor["fcd"]
+        for each in told.values():
             each["S"] = (each["fcd"] - floor["fcd"]) / span
             each["coverage_of_real"] = each["coverage"] / floor["coverage"]
-        found["extractors"][key] = {"real test images": floor} | scores
+        found["extractors"][key] = {"real test images": floor} | told
     for who, images in drawn.items():
         save_png(grid(images[:64], columns=16), PICTURES / f"quality-{name}-{who.replace(' ', '-')}.png")
     errors = {who: float(np.mean(((made / 255.0) - (test_NHWC / 255.0)) ** 2)) for who, made in copies.items()}

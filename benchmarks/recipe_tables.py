@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from benchmarks.markdown import lines, measured_on, read
 
 SETS = {"sprites": "sprites", "mnist": "MNIST", "cifar10": "CIFAR-10", "mnist-png": "MNIST"}
@@ -141,6 +143,25 @@ def private() -> str:
     head = ("epsilon, delta", judged, "membership, AUC", "bound, nats", "noise multiplier", "minutes")
     beside = f"The classifier of as many real images: {real[0]:.1%}. " if real else ""
     return f"{lines(head, rows)}\n\n{beside}{measured_on(*found.values())}"
+
+
+def vaegan() -> str:
+    """FCD through both extractors of every way, with the range over seeds (benchmarks/vaegan.py)."""
+    found, rows = read("vaegan").get("cifar10"), []
+    if not found:
+        return NOTHING
+    floor = found["real test images"]
+    rows.append(("real test images", "", "", *(f"{floor[key]['fcd']:.2f}" for key in floor), *("" for _ in floor), "", ""))
+    for way, runs in found["ways"].items():
+        fcds = [[run[what][key]["fcd"] for run in runs] for what in ("samples", "reconstructions") for key in floor]
+        cells = [f"{median(each):.2f} ({min(each):.2f} to {max(each):.2f})" for each in fcds]
+        images, minutes, psnr = (median(run[name] for run in runs) for name in ("images", "minutes", "psnr_db"))
+        rows.append(
+            (way, f"{minutes:.2f}", f"{images:,.0f}", *cells, f"{psnr:.2f}", f"{median(run['elbo_nats'] for run in runs):,.0f}")
+        )
+    names = [f"FCD of {what}, extractor {key}" for what in ("samples", "reconstructions") for key in floor]
+    head = ("CIFAR-10", "minutes", "images seen", *names, "PSNR, dB", "bound, nats")
+    return f"{lines(head, rows)}\n\nMedians of {len(runs)} seeds and their range. {measured_on(found)}"
 
 
 def video() -> str:

@@ -24,7 +24,7 @@ def steps_s(case: Case) -> list[float]:
     """Seconds of each of a training's steps, alone."""
     torch.set_num_threads(1)
     run = Run(case.model_config(), case.fit_config(), torch.device("cpu"), None)
-    gradients, loader, found = Gradients(run.model, run.config), Loader(case.images(), run.config, run.device, None), []
+    gradients, loader, found = Gradients(run.trained, run.config), Loader(case.images(), run.config, run.device, None), []
     for step in range(case.warm_steps + 4 * case.steps):
         started = time.perf_counter()
         run.step(gradients, loader)

@@ -203,6 +203,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/codec.md": {"codec": recipe_tables.codec, "codec-lossless": recipe_tables.codec_lossless},
     "docs/denoise.md": {"denoise": recipe_tables.denoise},
     "docs/private.md": {"private": recipe_tables.private},
+    "docs/vaegan.md": {"vaegan": recipe_tables.vaegan},
     "docs/video.md": {"video": recipe_tables.video},
     "docs/restyle.md": {"restyle": recipe_tables.restyle, "inpaint": recipe_tables.inpaint},
 }

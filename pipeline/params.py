@@ -90,6 +90,8 @@ def _of_fit(sections: SimpleNamespace, fit: Any) -> list[Problem]:
         found.append(Problem("fit", reason))
     if fit.smoothness and fit.model in models.MODELS and not models.MODELS[fit.model].normal_posterior:
         found.append(Problem("fit.smoothness", f"needs a normal posterior, model {fit.model} has codes: set it to 0"))
+    if fit.adversary_weight and fit.likelihood == "bernoulli":
+        found.append(Problem("fit.adversary_weight", "must be 0 with likelihood bernoulli, whose two levels no drawn image has"))
     if fit.model in models.MODELS and not models.MODELS[fit.model].vector_latents:
         wrong = f"needs a vector of latents; model {fit.model} has its own prior"
         if fit.prior != "normal":
@@ -145,7 +147,8 @@ NOT_PRIVATE: dict[str, dict[str, tuple[Any, ...]]] = {
     "fit": {
         "model": ("conv", "resnet", "ladder"), "likelihood": ("logistic", "logistic_mixture", "gaussian", "gaussian_fixed", "bernoulli"),
         "objective": ("elbo", "importance", "deterministic"), "prior": ("normal",), "smoothness": (0.0,), "compile": (False,),
-        "recompute": (False,), "precision": ("float32",), "skip_nonfinite_steps": (0,), "exactness": ("off", "run", "resume"),
+        "adversary_weight": (0.0,), "recompute": (False,),
+        "precision": ("float32",), "skip_nonfinite_steps": (0,), "exactness": ("off", "run", "resume"),
         "shuffle_images": (0,),
     },
     "train": {

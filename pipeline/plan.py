@@ -84,6 +84,10 @@ def _notes(
         notes.append(
             f"a step takes {measured['train']['first_step_seconds']:.1f} s: variants are compared with a larger --seconds"
         )
+    if values.fit.adversary_weight and values.fit.adversary_start_share:
+        notes.append(
+            "a critic takes part from fit.adversary_start_share on: steps then take about twice as long as is foreseen here"
+        )
     if values.train.epsilon:
         notes.append(
             "the steps of the training are private ones (train.epsilon): they take several times as long as is foreseen here"

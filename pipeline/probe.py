@@ -84,7 +84,7 @@ class _Rehearsed:
             keys = image_keys(f"{n:016x}" for n in range(len(train)))
             augment = OnTheFly(AugmentConfig(**job.augment["policy"]), keys, job.augment["mode"])
         self.config, self.run = config, Run(job.model, config, default_device(), None)
-        self.gradients = Gradients(self.run.model, config)
+        self.gradients = Gradients(self.run.trained, config)
         self._loader = Loader(train, config, self.run.device, augment)
         self.seconds: list[float] = []
 
@@ -136,7 +136,7 @@ def _begun(job: Job, train: ImageShards, directory: Path) -> tuple[_Rehearsed, d
     costs = {"first_step_seconds": first_seconds, "validation_images_per_second": len(val) / timed(validate)}
     if rank() == 0:
         state = directory / f"{job.state.name}-{begun.config.seed}-{id(begun)}"
-        snapshot = Snapshot.take(run.progress, run.model, run.ema, run.optimizer)
+        snapshot = Snapshot.take(run.progress, run.model, run.ema, run.optimizer, run.rival)
         costs["checkpoint_seconds"] = timed(lambda: write_checkpoint(state, snapshot))
         costs["checkpoint_bytes"] = sum(path.stat().st_size for path in state.rglob("*") if path.is_file())
     begun.step()  # while the snapshot lies there, as in a training
@@ -203,7 +203,7 @@ def base_bytes(job: Job) -> int:
     blank = (model.image_shape[2], side, side)
     batches = SimpleNamespace(batch=lambda step, rows: (torch.zeros(rows.stop - rows.start, *blank), None))
     for _ in range(2):
-        run.step(Gradients(run.model, config), cast(Loader, batches))
+        run.step(Gradients(run.trained, config), cast(Loader, batches))
     return process_bytes("VmRSS")
 
 

@@ -80,6 +80,11 @@ class Recipe:
     importance_samples: int = field(low=1, high=1024)
     denoise_levels: float = field(low=0, high=255)
     smoothness: float = field(low=0, high=1e6)
+    adversary_weight: float = field(low=0, high=100)
+    adversary_start_share: float = field(low=0, high=1)
+    feature_weight: float = field(low=0, high=1e6)
+    critic_width: int = field(low=1, high=1024)
+    critic_learning_rate: float = field(above=0, high=1)
     precision: str = field(choices=("float32", "bfloat16"))
     memory_format: str = field(choices=("channels_last", "contiguous"))
     compile: bool
@@ -105,6 +110,11 @@ class Recipe:
             found.append((key, f"must be 0 with objective {self.objective}: it belongs to elbo"))
         if self.smoothness and self.denoise_levels:
             found.append(("smoothness", "must be 0 with denoise_levels: frames would be compared with noisy ones"))
+        if self.adversary_weight and (self.objective == "importance" or self.compile):
+            key, wrong = (
+                ("objective", "importance has many copies of an image") if self.objective == "importance" else ("compile", "true")
+            )
+            found.append((key, f"{wrong}: not with adversary_weight above 0, whose push is of one backward pass within another"))
         if self.objective != "importance" and self.importance_samples > 1:
             found.append(("importance_samples", f"must be 1 with objective {self.objective}: set objective importance"))
         return found

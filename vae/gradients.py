@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vae.config import FitConfig
 from vae.distributed import own_rows, world_size
-from vae.models.base import VAE, Output
+from vae.models.base import Output
 
 
 def _cut(start: int, stop: int, pieces: int) -> list[slice]:
@@ -46,7 +46,7 @@ class Gradients:
     For each of ``parts``: within ``part(number)`` call ``forward`` and ``backward``; then ``reduce`` once.
     """
 
-    def __init__(self, model: VAE, config: FitConfig) -> None:
+    def __init__(self, model: nn.Module, config: FitConfig) -> None:
         check_division(config)
         self._count, self._elastic = config.global_batch_size, config.exactness == "elastic"
         self._parameters = [p for p in model.parameters() if p.requires_grad]

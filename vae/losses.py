@@ -18,7 +18,7 @@ from vae.corruption import corrupted, step_corruption
 from vae.likelihood import binarised
 from vae.models.base import VAE, Output
 from vae.noise import step_noise, step_uniforms
-from vae.objective import annealed_beta, annealed_share, importance_bound
+from vae.objective import annealed_beta, annealed_share, begun, importance_bound
 
 DETERMINISTIC_LOGVAR = (
     -8.0
@@ -150,7 +150,7 @@ class Objective:
         images_seen: int,
         after_NCHW: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The loss summed over the images, and the sums of distortion and rate and the count (3,), float64, detached.
+        """The loss summed over the images, and the sums of distortion and rate, the count, the critic's loss (4,), float64, detached.
 
         ``after_NCHW``: the next frame of each image, to whose latents its own are drawn (fit.smoothness).
         """
@@ -165,7 +165,8 @@ class Objective:
 
         noise_ND = draws.noise_NE.reshape(len(x_NCHW) * samples, -1)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            terms = forward(repeated(x_NCHW), noise_ND, repeated(label_N), repeated(seen_NCHW), repeated(after_NCHW))
+            given = repeated(x_NCHW), noise_ND, repeated(label_N), repeated(seen_NCHW), repeated(after_NCHW)
+            terms = forward(*given, True) if begun(images_seen, config) else forward(*given)
         beta = annealed_beta(images_seen, config)
         capacity = config.capacity_nats * annealed_share(images_seen, config)
         loss = LOSSES[config.objective](terms, beta, capacity, config, self._groups)
@@ -174,4 +175,5 @@ class Objective:
         if terms.step_N is not None:
             loss = loss + config.smoothness * terms.step_N.sum() / samples
         distortion, rate = terms.distortion_N.detach().sum() / samples, terms.rate_ND.detach().sum() / samples
-        return loss, torch.stack([distortion, rate, torch.full_like(distortion, len(x_NCHW))]).double()
+        critic = torch.zeros_like(rate) if terms.critic_N is None else terms.critic_N.detach().sum()
+        return loss, torch.stack([distortion, rate, torch.full_like(distortion, len(x_NCHW)), critic]).double()

@@ -37,6 +37,11 @@ def annealed_beta(images_seen: int, config: FitConfig) -> float:
     return config.beta_start + (config.beta - config.beta_start) * share
 
 
+def begun(images_seen: int, config: FitConfig) -> bool:
+    """Whether the critic takes part by now (vae/adversary.py)."""
+    return config.adversary_weight > 0 and images_seen >= config.adversary_start_share * config.total_images
+
+
 def rate_per_dim(mean_ND: Tensor, logvar_ND: Tensor) -> Tensor:
     """KL(N(mean, exp(logvar)) || N(0, 1)) in nats for each latent dimension (N, D)."""
     return 0.5 * (mean_ND.square() + logvar_ND.exp() - 1 - logvar_ND)

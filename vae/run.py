@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vae.adversary import Contest
 from vae.clock import Clock
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards
@@ -76,15 +77,13 @@ class Run:
         self.model = model.to(memory_format=layout)  # type: ignore[call-overload]
         self.model.recompute = config.recompute
         self.averaged: VAE = build(model_config).to(device, memory_format=layout).requires_grad_(False).eval()  # type: ignore[call-overload]
-        self.optimizer, self.ema, self.progress = (
-            build_optimizer(model, config, carried),
-            Ema(model, config.ema_decay),
-            Progress(),
-        )
+        self.optimizer, self.ema = build_optimizer(model, config, carried), Ema(model, config.ema_decay)
         self.objective, self._learned = Objective(model, config, device), learned(model)
         self.saver = Saver(checkpoints, config.keep_checkpoints) if checkpoints is not None and rank() == 0 else None
         self.private = private(self.model) if private else None
-        self.saved_step, self._pace = -1, Pace()
+        self.rival = Contest(self.model, config, model_config.image_shape[2]) if config.adversary_weight else None
+        self.trained: nn.Module = self.rival or self.model  # what is called, and has all parameters that learn
+        self.progress, self.saved_step, self._pace = Progress(), -1, Pace()
 
     def resume(self, checkpoints: Path, identity: Mapping[str, Any], on_report: OnReport) -> None:
         """Go on from the newest valid checkpoint, where there is one of this very training."""
@@ -98,7 +97,8 @@ class Run:
         # Rank 0 chooses for all: ranks that trusted different checkpoints would wait for each other for ever.
         found = from_rank_zero(found, self.device)
         if found >= 0:
-            self.progress = load_checkpoint(checkpoint_path(checkpoints, found), self.model, self.ema, self.optimizer)
+            parts = self.model, self.ema, self.optimizer, self.rival
+            self.progress = load_checkpoint(checkpoint_path(checkpoints, found), *parts)
             try:
                 check_numerics(self.progress.numerics, here, self.config)
             except ResumeRefusedError as error:
@@ -116,12 +116,12 @@ class Run:
     def train(self, loader: Loader, val: ImageShards, on_report: OnReport, should_stop: Callable[[], bool]) -> Fitted:
         """The loop: every line of it runs on every rank."""
         config, progress = self.config, self.progress
-        gradients, clock = Gradients(self.model, config), Clock()
+        gradients, clock = Gradients(self.trained, config), Clock()
         validate_every, checkpoint_every = (
             config.steps(n) for n in (config.validate_every_images, config.checkpoint_every_images)
         )
-        # Distortion, rate and count of this rank since the last report; what earlier runs saw is carried by rank 0.
-        sums = torch.tensor(progress.sums if rank() == 0 else [0.0] * 3, dtype=torch.float64, device=self.device)
+        # Distortion, rate, count and critic's loss of this rank since the last report; what earlier runs saw is carried by rank 0.
+        sums = torch.tensor(progress.sums if rank() == 0 else [0.0] * 4, dtype=torch.float64, device=self.device)
 
         while progress.step < config.total_steps and not progress.finished:
             try:
@@ -144,7 +144,7 @@ class Run:
                 progress.sums = all_reduce_sum(sums).tolist()
                 self.saved_step = progress.step
                 if self.saver is not None:
-                    self.saver.save(progress, self.model, self.ema, self.optimizer)
+                    self.saver.save(progress, self.model, self.ema, self.optimizer, self.rival)
             if progress.report is not None:
                 on_report(progress.report, self.averaged)
             clock.resume()
@@ -157,16 +157,16 @@ class Run:
         return Fitted(self._final(), progress.step)
 
     def step(self, gradients: Gradients, loader: Loader) -> Tensor:
-        """One optimizer step; returns this rank's sums over its images: distortion, rate (both in nats), count."""
+        """One optimizer step; returns this rank's sums over its images: distortion, rate (both in nats), count, critic's loss."""
         config, step = self.config, self.progress.step
         images_seen = step * config.global_batch_size
         if self.private is not None:
             self.private.take(step, loader, self.objective, images_seen)
             self._move(step, images_seen)
-            return torch.zeros(3, dtype=torch.float64, device=self.device)  # what the images themselves say is not told
+            return torch.zeros(4, dtype=torch.float64, device=self.device)  # what the images themselves say is not told
         draws = self.objective.draw(step, math.prod(self.model_config.image_shape))
-        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        self.model.zero_grad(set_to_none=True)
+        sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        self.trained.zero_grad(set_to_none=True)
         for number in range(len(gradients.parts)):
             with gradients.part(number) as rows:
                 x_NCHW, label_N = loader.batch(step, rows)
@@ -177,7 +177,7 @@ class Run:
         gradients.reduce()
         # Gradients are those of the whole batch by now, so every rank sees the same norm and takes the same decision.
         norm = nn.utils.clip_grad_norm_(self._learned, config.clip_norm)
-        bad = not math.isfinite(norm)
+        bad = not math.isfinite(norm) or (self.rival is not None and not self.rival.finite())
         if bad:
             self._skip(float(norm), sums.tolist())
         self._move(step, images_seen, still=bad)
@@ -188,6 +188,8 @@ class Run:
         if not still:
             set_rates(self.optimizer, images_seen, self.config)
             self.optimizer.step()
+            if self.rival is not None:
+                self.rival.move(images_seen)
             self.model.settle(step)
             self.ema.update(step)
         self.progress.step, self.progress.report = step + 1, None
@@ -195,7 +197,7 @@ class Run:
     def _skip(self, norm: float, sums: list[float]) -> None:
         """Leave a step out that is not finite, or raise NonFiniteError where no more of them may be."""
         config, progress = self.config, self.progress
-        distortion, rate, count = sums
+        distortion, rate, count, _ = sums
         text = (
             f"not finite at step {progress.step}: gradient norm {norm:.6g}, distortion {distortion / count:.6g} nats, "
             f"rate {rate / count:.6g} nats on rank {rank()}"
@@ -216,7 +218,7 @@ class Run:
         progress.report = {
             "step": progress.step,
             "images": images,
-            **({} if self.private else _terms(*sums)),
+            **({} if self.private else _terms(*sums, critic=self.rival is not None)),
             "learning_rate": learning_rate(images - config.global_batch_size, config),
             "beta": annealed_beta(images - config.global_batch_size, config),
             "skipped_steps": progress.skipped_steps,
@@ -238,7 +240,8 @@ class Run:
         return self.averaged.eval()
 
 
-def _terms(distortion: float, rate: float, count: float) -> dict[str, float]:
+def _terms(distortion: float, rate: float, count: float, loss: float, *, critic: bool) -> dict[str, float]:
     """The training images' own terms since the last report, for each image."""
     count = max(count, 1)
-    return {"elbo_nats": -(distortion + rate) / count, "distortion_nats": distortion / count, "rate_nats": rate / count}
+    terms = {"elbo_nats": -(distortion + rate) / count, "distortion_nats": distortion / count, "rate_nats": rate / count}
+    return terms | ({"critic_loss": loss / count} if critic else {})

@@ -1,7 +1,7 @@
 """Checkpoints: directories that describe themselves, are written beside and renamed, and are trusted only after their hashes.
 
-Layout of ``step-00001234/``: model.safetensors, ema.safetensors, optimizer.safetensors, state.json, MANIFEST.json. Beside them
-``identity.json``: which training this is.
+Layout of ``step-00001234/``: model.safetensors, ema.safetensors, optimizer.safetensors, state.json, MANIFEST.json; with a critic
+critic.safetensors and critic_optimizer.safetensors too. Beside them ``identity.json``: which training this is.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vae.adversary import Contest
 from vae.config import FitConfig, ModelConfig
 from vae.errors import ResumeRefusedError
 from vae.files import (
@@ -49,7 +50,7 @@ class Progress:
     """
 
     step: int = 0
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    sums: list[float] = field(default_factory=lambda: [0.0] * 4)
     report: dict[str, float] | None = None
     best_step: int = -1
     best_elbo_nats: float | None = None
@@ -76,12 +77,29 @@ class Snapshot:
     tensors: dict[str, Tensors]  # file name without suffix -> tensors
 
     @classmethod
-    def take(cls, progress: Progress, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> Snapshot:
+    def take(
+        cls, progress: Progress, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, rival: Contest | None = None
+    ) -> Snapshot:
         """A copy of everything, on the processor."""
-        moments = {f"{i}.{k}": v for i, each in optimizer.state_dict()["state"].items() for k, v in each.items()}
-        every = {"model": model.state_dict(), "ema": ema.shadow, "optimizer": moments}
+        every = {"model": model.state_dict(), "ema": ema.shadow, "optimizer": _moments(optimizer)}
+        if rival is not None:
+            every |= {"critic": rival.critic.state_dict(), "critic_optimizer": _moments(rival.optimizer)}
         own = {name: {k: v.detach().to("cpu", copy=True).contiguous() for k, v in some.items()} for name, some in every.items()}
         return cls(asdict(progress), own)
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> Tensors:
+    return {f"{i}.{k}": v for i, each in optimizer.state_dict()["state"].items() for k, v in each.items()}
+
+
+def _put_moments(path: Path, optimizer: torch.optim.Optimizer) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, Tensors] = {}
+    for name, tensor in load_file(path).items():
+        index, key = name.split(".")
+        like = parameters[int(index)]  # moments lie in memory as their parameter does
+        state.setdefault(int(index), {})[key] = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def checkpoint_path(root: Path, step: int) -> Path:
@@ -118,12 +136,13 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[Path] | None = None
 
-    def save(self, progress: Progress, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> None:
+    def save(
+        self, progress: Progress, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, rival: Contest | None = None
+    ) -> None:
         """Take a snapshot now and write it soon."""
         self.wait()
-        self._writing = self._thread.submit(
-            write_checkpoint, self._root, Snapshot.take(progress, model, ema, optimizer), self._keep
-        )
+        snapshot = Snapshot.take(progress, model, ema, optimizer, rival)
+        self._writing = self._thread.submit(write_checkpoint, self._root, snapshot, self._keep)
 
     def wait(self) -> None:
         """Until everything is on the disk, or raise what kept it from there."""
@@ -174,20 +193,19 @@ def newest_step(root: Path) -> int:
     return -1 if newest is None else int(newest.name.removeprefix(PREFIX))
 
 
-def load_checkpoint(directory: Path, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> Progress:
+def load_checkpoint(
+    directory: Path, model: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer, rival: Contest | None = None
+) -> Progress:
     """Put a checkpoint's tensors into place and return where it stood; nothing on this path can run foreign code."""
     model.load_state_dict(load_file(directory / "model.safetensors"))
     shadow = load_file(directory / "ema.safetensors")
     assert shadow.keys() == ema.shadow.keys()
     for name, tensor in ema.shadow.items():
         tensor.copy_(shadow[name])
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state: dict[int, Tensors] = {}
-    for name, tensor in load_file(directory / "optimizer.safetensors").items():
-        index, key = name.split(".")
-        like = parameters[int(index)]  # moments lie in memory as their parameter does
-        state.setdefault(int(index), {})[key] = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    _put_moments(directory / "optimizer.safetensors", optimizer)
+    if rival is not None:
+        rival.critic.load_state_dict(load_file(directory / "critic.safetensors"))
+        _put_moments(directory / "critic_optimizer.safetensors", rival.optimizer)
     return Progress(**json.loads((directory / "state.json").read_text()))
 
 

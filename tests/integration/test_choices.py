@@ -6,8 +6,10 @@ import json
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 from workspace import Workspace, one_line
 
@@ -52,6 +54,22 @@ def test_films_from_rendered_clips_to_frames_between_frames(workspace: Workspace
     tweened = workspace.run(sys.executable, "-c", VAE, "inbetween", "film", "--frames", "3", "-o", "slow.gif")
     assert tweened.returncode == 0, tweened.stderr
     assert Image.open(workspace.root / "slow.gif").n_frames == 9
+
+
+def test_critic_takes_part_in_search_and_training_and_stays_at_home(workspace: Workspace) -> None:
+    workspace.set(
+        {"fit.adversary_weight": 0.5, "fit.adversary_start_share": 0.5, "fit.feature_weight": 1.0, "fit.critic_width": 4}
+    )
+    for stage in ("download", "preprocess", "augment", "extractor", "tune", "train", "evaluate", "register"):
+        result = workspace.stage(stage)
+        assert result.returncode == 0, result.stderr
+    curves = pd.read_csv(workspace.root / "reports/train/curves.csv")
+    losses = dict(zip(curves["images"] / curves["images"].max(), curves["critic_loss"], strict=True))
+    assert all((loss > 0) == (share > 0.5) for share, loss in losses.items()), losses
+    assert 0 < losses[1.0] < 3
+    champion = Path(workspace.run(sys.executable, "-c", DRAW).stdout.strip())
+    names = {name for path in champion.glob("*.safetensors") for name in load_file(path)}
+    assert not any("critic" in name for name in names)
 
 
 def test_private_training_reaches_the_registry_with_its_epsilon(ready: Workspace) -> None:

@@ -57,7 +57,8 @@ class Output:
     """All terms of one forward pass: distortion (N,), rate (N, D), both in nats; and the posterior that they are of.
 
     ``penalty`` is what training adds to any objective, summed over the images. ``step_N``: the squared distance from each image's
-    posterior mean to that of the image after it, where there is one.
+    posterior mean to that of the image after it, where there is one. ``output_NCHW``: the likelihood's parameters; ``critic_N``: the
+    loss of whoever tells the images from what the model makes of them (vae/adversary.py).
     """
 
     distortion_N: Tensor
@@ -65,6 +66,8 @@ class Output:
     posterior: Posterior
     penalty: Tensor | None = None
     step_N: Tensor | None = None
+    output_NCHW: Tensor | None = None
+    critic_N: Tensor | None = None
 
     def log_weight_N(self) -> Tensor:
         """log p(x, z) / q(z|x) of the sample (N,), in nats."""
@@ -186,7 +189,7 @@ class VAE(nn.Module, ABC):
         step_N = None
         if after_NCHW is not None:
             step_N = (self.encode(after_NCHW, label_N)[0] - found.mean_ND).square().sum(1)
-        return Output(distortion_N, found.rate_ND(), replace(found, output_NCHW=None), penalty, step_N)
+        return Output(distortion_N, found.rate_ND(), replace(found, output_NCHW=None), penalty, step_N, output_NCHW)
 
     def layout(self) -> dict[str, Place]:
         """What each tensor of the state is for, by its name."""

@@ -219,6 +219,14 @@ def test_check_coding_needs_a_model_that_can_compress():
         assert "train.coding_images: must be 0 with" in refusal(changed({"train.coding_images": "100"} | other))
 
 
+def test_check_adversary_needs_images_of_all_levels():
+    pushed = {"fit.adversary_weight": "0.5"}
+    assert params.check(changed(pushed), "params.yaml").fit.adversary_weight == 0.5
+    grey = {"base.mode": "L", "fit.likelihood": "bernoulli"}
+    assert "fit.adversary_weight: must be 0 with likelihood bernoulli" in refusal(changed(pushed | grey))
+    assert "fit.compile: true: not with adversary_weight above 0" in refusal(changed(pushed | {"fit.compile": "true"}))
+
+
 def test_check_smoothness_needs_films_alone():
     films = {"fit.smoothness": "1.0", "preprocess.split_by": "folder", "augment.copies": "0"}
     params.check(changed(films), "params.yaml")

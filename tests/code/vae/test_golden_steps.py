@@ -61,7 +61,7 @@ def _steps(directory: Path, model: dict, fit: dict) -> list[list[float]]:
     loader = Loader(_pictures(directory), config, run.device, None, labelled=run.model.classes > 0)
     gradients = Gradients(run.model, config)
     sums = [run.step(gradients, loader) for _ in range(STEPS)]
-    return [[float(distortion / count), float(rate / count)] for distortion, rate, count in sums]
+    return [[float(distortion / count), float(rate / count)] for distortion, rate, count, _ in sums]
 
 
 def _prior(name: str) -> list[list[float]]:

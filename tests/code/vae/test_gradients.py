@@ -33,6 +33,7 @@ FIT = fit_config(
     checkpoint_every_images=160 * 24,
 )
 ELASTIC = replace(FIT, exactness="elastic")
+CRITIC = {"adversary_weight": 0.5, "adversary_start_share": 0.4, "feature_weight": 0.5, "critic_width": 4}
 TOLD = model_config(widths=(8,), classes=3)
 LEVELS = (
     ("resume", FIT, MODEL),
@@ -43,14 +44,16 @@ LEVELS = (
     ("elastic, classes", ELASTIC, TOLD),
     ("resume, noisy", replace(FIT, denoise_levels=60.0), model_config(widths=(8,))),
     ("elastic, films", replace(ELASTIC, smoothness=3.0), model_config(widths=(8,))),
+    ("resume, critic", replace(FIT, **CRITIC), model_config(widths=(8,))),
+    ("elastic, critic", replace(ELASTIC, **CRITIC), model_config(widths=(8,))),
     ("elastic, noisy", replace(ELASTIC, denoise_levels=60.0), model_config(widths=(8,))),
 )
 LAST = "step-00000016"
 
 
 def _hash(checkpoints: Path) -> str:
-    files = ("model", "ema", "optimizer")
-    return " ".join(hashlib.sha256((checkpoints / LAST / f"{f}.safetensors").read_bytes()).hexdigest()[:12] for f in files)
+    files = sorted((checkpoints / LAST).glob("*.safetensors"))
+    return " ".join(f"{file.stem} {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}" for file in files)
 
 
 def _run(images: ImageShards, config: FitConfig, checkpoints: Path, stop: bool = False, model: ModelConfig = MODEL) -> dict:
