@@ -133,7 +133,7 @@ class Workspace:
         every = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS" and not k.startswith(("MLFLOW_", "VAELINE_"))}
         return every | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(self.root)} | more
 
-    def run(self, *command: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess:
+    def run(self, *command: str, timeout: float = 540, **environment: str) -> subprocess.CompletedProcess:
         """Run ``python -m …`` or another command in the workspace."""
         return subprocess.run(
             command, cwd=self.root, env=self._environment(environment), capture_output=True, text=True, timeout=timeout, check=False
