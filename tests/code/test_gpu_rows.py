@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.budget import recipe
-from benchmarks.quality import GPU, _model
+from benchmarks.quality import GPU, model_of
 from vae.artefact import Generator
 from vae.config import PriorConfig
 from vae.data import ImageShards, ShardWriter
@@ -31,7 +31,7 @@ def test_network_and_recipe_of_an_accelerator_train_and_score(
     writer = ShardWriter(tmp_path, shape, 100)
     writer.add_all(np.random.default_rng(0).integers(0, 256, (24, *shape)).astype(np.uint8))
     writer.close()
-    images, model = ImageShards(tmp_path), _model(network, likelihood, shape, latent_dim, GPU)
+    images, model = ImageShards(tmp_path), model_of(network, likelihood, shape, latent_dim, GPU)
     config = recipe(60, 1000, **GPU.recipe)
     assert config.global_batch_size == 256 and config.precision == "bfloat16"
     small = replace(config, global_batch_size=8, total_images=16, validate_every_images=16, warmup_images=0)
