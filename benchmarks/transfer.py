@@ -3,6 +3,7 @@
 ``horses``: a model of the other nine classes of CIFAR-10, then 1,000 images of horses, from nothing and from that model, by the same
 network, data and steps, each at the better of two learning rates; judged by the bound of 500 other horses. Medians of three seeds.
 ``horses-other``: the same where the new model has other channels (the old one saw grey pictures) and fewer latents.
+``horses-classifier``: what the encoder begins with is a classifier that was taught the nine labels; the decoder begins anew.
 ``digits``: a model of MNIST, then the 1,000 first of scikit-learn's digits enlarged to its size; judged by 400 others.
 """
 
@@ -24,13 +25,16 @@ from benchmarks.case import FIT, bordered, shards, unpacked
 from benchmarks.rows import RESULTS, measure, result
 from pipeline.plots import ACCENT, INK, save, subplots
 from vae.config import FitConfig, ModelConfig
-from vae.data import ImageShards
+from vae.data import ImageShards, save_labels
+from vae.extractor import ExtractorConfig, train_extractor
 from vae.files import read_json
 from vae.trainer import fit
+from vae.transfer import Origin
 
 SIDE, TRAINED, JUDGED, SEEDS, RATES = 32, 1000, 500, (0, 1, 2), (0.001, 0.003)
 HELD_OUT, SOURCE_IMAGES, IMAGES, REPORT = "horse", 200_000, 40_000, 1000
 WAYS = {"anew": {}, "carried": {}, "frozen for 3,000 images": {"frozen_images": 3000}, "layer_decay 0.7": {"layer_decay": 0.7}}
+TAUGHT = {"batch_size": 64, "peak_learning_rate": 0.002, "seed": 0}
 State = dict[str, torch.Tensor]
 Curve = list[tuple[int, float]]
 
@@ -63,11 +67,9 @@ def _cifar(folder: Path, grey_source: bool) -> tuple[ImageShards, ImageShards, I
         order[(~training & held)[order]][:JUDGED],
     )
     source, train, judged = (images[part] for part in parts)
-    return (
-        shards(folder / "source", _grey(source) if grey_source else source),
-        shards(folder / "t", train),
-        shards(folder / "j", judged),
-    )
+    shards(folder / "source", _grey(source) if grey_source else source)
+    save_labels(folder / "source", np.unique(label[parts[0]], return_inverse=True)[1])
+    return ImageShards(folder / "source"), shards(folder / "t", train), shards(folder / "j", judged)
 
 
 def _digits(folder: Path) -> tuple[ImageShards, ImageShards, ImageShards]:
@@ -104,17 +106,23 @@ def _best(curves: list[Curve]) -> float:
     return statistics.median(max(bound for _, bound in curve) for curve in curves)
 
 
-def compared(images: Any, there: ModelConfig, here: ModelConfig, ways: Sequence[str], work: Path) -> dict[str, Any]:
+def _old(there: Origin, source: ImageShards, judged: ImageShards) -> State:
+    """What the training begins from: a model, or a classifier, of the source's images."""
+    network: torch.nn.Module
+    if isinstance(there, ExtractorConfig):
+        network, accuracy = train_extractor(there, source, source.labels_N, total_images=SOURCE_IMAGES, **TAUGHT)
+        print("classifier", round(accuracy, 3), flush=True)
+    else:
+        config = _fit_config(total_images=SOURCE_IMAGES, validate_every_images=SOURCE_IMAGES, ema_decay=0.999)
+        network = fit(there, config, source, judged_as(source, judged)).model
+    return {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+
+
+def compared(images: Any, there: Origin, here: ModelConfig, ways: Sequence[str], work: Path) -> dict[str, Any]:
     """The curve of every way at the learning rate of its best bound, and how soon each reaches the best one of training anew."""
     torch.set_num_threads(1)
     source, train, judged = images(work)
-    begun = fit(
-        there,
-        _fit_config(total_images=SOURCE_IMAGES, validate_every_images=SOURCE_IMAGES, ema_decay=0.999),
-        source,
-        judged_as(source, judged),
-    )
-    old: State = {name: tensor.contiguous() for name, tensor in begun.model.state_dict().items()}
+    old = _old(there, source, judged)
     found: dict[str, Any] = {}
     for way in ways:
         changes = WAYS[way]
@@ -137,6 +145,10 @@ def compared(images: Any, there: ModelConfig, here: ModelConfig, ways: Sequence[
     return found
 
 
+CLASSIFIER = ExtractorConfig(channels=3, width=16, feature_dim=64, classes=9, task="labels")
+SEEING = replace(_model(3, 64), name="classifier_encoder", widths=(16, 32, 64))
+
+
 def judged_as(source: ImageShards, judged: ImageShards) -> ImageShards:
     """Something to validate the source's training by, of its own shape: nothing is decided by it."""
     return judged if judged.image_shape == source.image_shape else source
@@ -145,6 +157,7 @@ def judged_as(source: ImageShards, judged: ImageShards) -> ImageShards:
 ROWS = {
     "horses": partial(compared, partial(_cifar, grey_source=False), _model(3, 64), _model(3, 64), list(WAYS)),
     "horses-other": partial(compared, partial(_cifar, grey_source=True), _model(1, 64), _model(3, 48), list(WAYS)[:3]),
+    "horses-classifier": partial(compared, partial(_cifar, grey_source=False), CLASSIFIER, SEEING, list(WAYS)[:3]),
     "digits": partial(compared, _digits, _model(1, 16), _model(1, 16), list(WAYS)[:2]),
 }
 

@@ -34,6 +34,7 @@ from vae.models.base import VAE
 from vae.run import Fitted
 from vae.shard_cache import ShardCache
 from vae.trainer import fit
+from vae.transfer import origin
 
 STOP_FILE, CHECKPOINTS = "stop", "checkpoints"  # below a job's state
 
@@ -51,7 +52,7 @@ class Job:
     identity: dict[str, Any]  # what else makes this training the one that it is: hashes of data and code
     augment: dict[str, Any] | None = None  # on the fly: policy, index (of the training images), mode
     initial: str | None = None  # weights to begin from
-    initial_config: dict[str, Any] | None = None  # ... of a model of this configuration; None: of the same
+    initial_config: dict[str, Any] | None = None  # ... of a network of this configuration; None: of the same model
     score: dict[str, Any] | None = None  # of every report: pipeline/trial_score.py
     cache: dict[str, Any] | None = None  # of training shards on each machine: folder, bytes
 
@@ -196,7 +197,7 @@ def execute(
         checkpoints=job.state / CHECKPOINTS,
         identity=job.identity,
         initial=load_file(job.initial) if job.initial else None,
-        initial_config=ModelConfig.of(job.initial_config) if job.initial_config else None,
+        initial_config=origin(job.initial_config) if job.initial_config else None,
         on_report=on_report,
         should_stop=lambda: leave() or (job.state / STOP_FILE).exists(),
     )

@@ -145,7 +145,8 @@ def _across(sections: SimpleNamespace) -> list[Problem]:
 NOT_PRIVATE: dict[str, dict[str, tuple[Any, ...]]] = {
     "augment": {"copies": (0,)},
     "fit": {
-        "model": ("conv", "resnet", "ladder"), "likelihood": ("logistic", "logistic_mixture", "gaussian", "gaussian_fixed", "bernoulli"),
+        "model": ("conv", "resnet", "ladder", "classifier_encoder"),
+        "likelihood": ("logistic", "logistic_mixture", "gaussian", "gaussian_fixed", "bernoulli"),
         "objective": ("elbo", "importance", "deterministic"), "prior": ("normal",), "smoothness": (0.0,), "compile": (False,),
         "adversary_weight": (0.0,), "recompute": (False,),
         "precision": ("float32",), "skip_nonfinite_steps": (0,), "exactness": ("off", "run", "resume"),

@@ -16,13 +16,16 @@ from safetensors.torch import load_file
 
 from pipeline import reference
 from pipeline.errors import BadConfigError, BadDataError, InputMissingError
-from pipeline.paths import Paths
+from pipeline.paths import SECOND, Paths
 from pipeline.train_section import FILE, TUNED
 from vae.artefact import CONFIG, WEIGHTS
 from vae.config import ModelConfig
+from vae.extractor import CONFIG as CLASSIFIER
+from vae.extractor import WEIGHTS as JUDGE
+from vae.extractor import ExtractorConfig
 from vae.files import canonical_json, read_json, read_manifest, sha256_file
 from vae.models import build
-from vae.transfer import NothingToCarryError, carry
+from vae.transfer import NothingToCarryError, Origin, carry, layout_of, origin
 
 TRANSFER = "transfer.csv"
 REMEDY = "set train.warm_start to '', and the training begins anew"
@@ -41,7 +44,7 @@ class Start:
 
 
 def _found(wanted: str, paths: Paths) -> tuple[Path, dict[str, Any], str]:
-    """The weights' file, the configuration beside it, and what to call them."""
+    """The weights' file, the configuration beside it (a model's, or a classifier's), and what to call them."""
     if wanted == TUNED:
         folder = paths.tuned
         read_manifest(folder)
@@ -52,25 +55,43 @@ def _found(wanted: str, paths: Paths) -> tuple[Path, dict[str, Any], str]:
         return folder / WEIGHTS, told["model"], what
     if wanted.endswith(FILE):
         weights = paths.root / wanted
+        if weights.is_file() and weights.with_name(CLASSIFIER).is_file():
+            return weights, read_json(weights.with_name(CLASSIFIER)), wanted
         beside = weights.with_name(CONFIG)
         missing = [str(path) for path in (weights, beside) if not path.is_file()]
         if missing:
             raise InputMissingError(
-                f"train.warm_start: {' and '.join(missing)} do not exist; the file of weights lies beside its {CONFIG}: {REMEDY}"
+                f"train.warm_start: {' and '.join(missing)} do not exist; the file of weights lies beside its {CONFIG}, that of a "
+                f"classifier beside its {CLASSIFIER}: {REMEDY}"
             )
         return weights, read_json(beside)["model"], wanted
     folder = reference.kept(wanted, paths)
     return folder / WEIGHTS, read_json(folder / CONFIG)["model"], wanted
 
 
-def _config(told: dict[str, Any], what: str) -> ModelConfig:
+def _config(told: dict[str, Any], what: str) -> Origin:
     try:
-        config = ModelConfig.of(told)
-        with torch.device("meta"):
-            build(config)
-    except (TypeError, ValueError) as error:
+        config = origin(told)
+        layout_of(config)
+    except (KeyError, TypeError, ValueError) as error:
         raise BadDataError(f"train.warm_start: the configuration of {what} is not one of this code ({error}): {REMEDY}") from None
     return config
+
+
+def _refuse_judges(weights: Path, told: dict[str, Any], paths: Paths, transfer: bool) -> None:
+    """BadConfigError where a classifier is to be carried whole, or is one of those that will judge what comes out."""
+    if not isinstance(_config(told, str(weights)), ExtractorConfig):
+        return
+    if not transfer:
+        raise BadConfigError(
+            f"train.warm_start: {weights} is of a classifier, with which only an encoder can begin: set train.transfer to true"
+        )
+    judges = [folder / JUDGE for folder in (paths.extractor, paths.extractor / SECOND)]
+    if sha256_file(weights) in [sha256_file(judge) for judge in judges if judge.is_file()]:
+        raise BadConfigError(
+            f"train.warm_start: FCD looks at this project's pictures through {weights}: a model that began with it would be judged by "
+            f"what it came from. Take the classifier of another project, or {REMEDY}"
+        )
 
 
 def _carried(weights: Path, told: dict[str, Any], what: str, model: ModelConfig) -> pd.DataFrame:
@@ -98,6 +119,7 @@ def start(values: SimpleNamespace, model: ModelConfig, paths: Paths) -> Start:
         return Start("begun anew")
     weights, told, what = _found(wanted, paths)
     begun = "begun from the weights of " + ("the search's chosen trial" if wanted == TUNED else wanted)
+    _refuse_judges(weights, told, paths, values.train.transfer)
     names = {"warm_start": sha256_file(weights)}
     if values.train.transfer:
         layers = _carried(weights, told, what, model)

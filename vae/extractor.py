@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vae.config import EXTRACTOR_GROUPS as GROUPS
 from vae.data import ImageShards
 from vae.distributed import shared
 from vae.files import canonical_json, read_manifest, sha256_file, write_manifest, write_text
 from vae.images import to_model_range
+from vae.models.layout import Place, key_of, plain
+from vae.models.trunk import Down, PlainDown, grouped, of_pictures, trunk
 from vae.order import stream_indices
 
 TURNS = 4
@@ -45,34 +46,7 @@ class ExtractorConfig:
     architecture: str = "residual"
 
 
-class _Down(nn.Module):
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__()
-        self.main = nn.Sequential(
-            nn.GroupNorm(GROUPS, before), nn.SiLU(), nn.Conv2d(before, after, 3, stride=2, padding=1),
-            nn.GroupNorm(GROUPS, after), nn.SiLU(), nn.Conv2d(after, after, 3, padding=1),
-        )  # fmt: skip
-        self.skip = nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), nn.Conv2d(before, after, 1))
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        return self.main(x_NCHW) + self.skip(x_NCHW)
-
-
-class _PlainDown(nn.Module):
-    """Convolution, maximum, convolution: no skip, no stride, another activation."""
-
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__()
-        self.main = nn.Sequential(
-            nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(GROUPS, after), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True),
-            nn.Conv2d(after, after, 3, padding=1), nn.ReLU(),
-        )  # fmt: skip
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        return self.main(x_NCHW)
-
-
-ARCHITECTURES = {"residual": _Down, "plain": _PlainDown}
+ARCHITECTURES: dict[str, type[Down | PlainDown]] = {"residual": Down, "plain": PlainDown}
 
 
 class Extractor(nn.Module):
@@ -83,11 +57,9 @@ class Extractor(nn.Module):
 
     def __init__(self, config: ExtractorConfig) -> None:
         super().__init__()
-        self.config, width, down = config, config.width, ARCHITECTURES[config.architecture]
-        self.body = nn.Sequential(
-            nn.Conv2d(config.channels, width, 3, stride=2, padding=1), down(width, 2 * width), down(2 * width, 4 * width)
-        )
-        self.neck = nn.Sequential(nn.GroupNorm(GROUPS, 4 * width), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.config, width = config, config.width
+        self.body = nn.Sequential(*trunk(config.channels, (width, 2 * width, 4 * width), ARCHITECTURES[config.architecture]))
+        self.neck = nn.Sequential(grouped(4 * width), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
         self.to_features = nn.Linear(16 * width, config.feature_dim)
         self.head = nn.Linear(config.feature_dim, config.classes)
         self.register_buffer("mean_F", torch.zeros(config.feature_dim))
@@ -99,6 +71,18 @@ class Extractor(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Class scores (N, classes)."""
         return self.head(F.silu(self._raw(x_NCHW)))
+
+    def layout(self) -> dict[str, Place]:
+        """What each tensor is for, by its name: the body, and the norm after it, are the first layers of a ``classifier_encoder``."""
+        owners = {f"body.{i}": f"encoder.{i}" for i in range(len(self.body))} | {"neck.0": f"encoder.{len(self.body)}"}
+        found = {}
+        for name, tensor in self.state_dict().items():
+            part = ".".join(name.split(".")[:2])
+            place = plain(name, tuple(tensor.shape))
+            if part in owners:
+                place = replace(place, key=key_of(owners[part], self.get_submodule(part), name[len(part) :]))
+            found[name] = replace(place, axes=of_pictures(place.axes)) if part == "body.0" else place
+        return found
 
     def _of_each(self, images_NHWC: np.ndarray | Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         batches = torch.as_tensor(images_NHWC).split(FEATURE_BATCH)

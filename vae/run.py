@@ -34,7 +34,7 @@ from vae.optim import Ema, build_optimizer, learned, learning_rate, set_rates
 from vae.pace import Pace
 from vae.private import Private
 from vae.state import Progress, Saver, checkpoint_path, claim, load_averaged, load_checkpoint, newest_step
-from vae.transfer import carry
+from vae.transfer import Origin, carry
 from vae.validation import Metrics, bound
 
 OnReport = Callable[[Metrics, VAE], None]
@@ -60,7 +60,7 @@ class Run:
         device: torch.device,
         checkpoints: Path | None,
         initial: Mapping[str, Tensor] | None = None,
-        initial_config: ModelConfig | None = None,
+        initial_config: Origin | None = None,
         private: Callable[[VAE], Private] | None = None,
     ) -> None:
         self.model_config, self.config, self.device, self.checkpoints = model_config, config, device, checkpoints

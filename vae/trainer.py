@@ -18,6 +18,7 @@ from vae.loader import Loader
 from vae.numerics import determinism
 from vae.private import Private, secret_key
 from vae.run import Fitted, OnReport, Run
+from vae.transfer import Origin
 
 
 def fit(
@@ -30,7 +31,7 @@ def fit(
     checkpoints: Path | None = None,
     identity: Mapping[str, Any] | None = None,
     initial: Mapping[str, Tensor] | None = None,
-    initial_config: ModelConfig | None = None,
+    initial_config: Origin | None = None,
     on_report: OnReport = lambda metrics, averaged: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Fitted:
@@ -39,8 +40,8 @@ def fit(
     ``on_report(metrics, averaged_model)`` is called on every rank, equally often, with metrics already reduced over ranks.
     ``augment`` varies the training images, each anew in every epoch; ``val`` is measured as it is. ``identity`` is what else
     makes this training the one that it is (hashes of data and code): checkpoints of another one are not gone on from.
-    ``initial`` are weights to begin from instead of random ones; whoever gives them names them in ``identity``. Of a model of another
-    ``initial_config`` they are carried over layer by layer (vae/transfer.py).
+    ``initial`` are weights to begin from instead of random ones; whoever gives them names them in ``identity``. Of another network
+    (``initial_config``) they are carried over layer by layer (vae/transfer.py).
     Raises NonFiniteError (on every rank, before the step), StoppedError once ``should_stop`` said so on any rank,
     ResumeRefusedError where the checkpoints cannot be gone on from, StepError for whatever else goes wrong in a step; ValueError
     for a batch that does not divide by the world size, keys of ``augment`` that are not one per training image, images without

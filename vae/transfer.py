@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vae.config import ModelConfig
+from vae.extractor import Extractor, ExtractorConfig
 from vae.models import build
 from vae.models.base import VAE
 from vae.models.layout import CHANNELS_IN, CHANNELS_OUT, SIDE_IN, SIDE_OUT, UNITS, Place
 
+Origin = ModelConfig | ExtractorConfig  # what tensors to begin with may be of
 WHOLE, RESIZED, PART, NEW, UNUSED = "as it is", "resized", "in part", "anew", "not used"
 
 
@@ -47,6 +50,18 @@ class Carried:
 
 class NothingToCarryError(ValueError):
     """No tensor of the old model fits the new one."""
+
+
+def origin(told: Mapping[str, Any]) -> Origin:
+    """From what a file says of a model or of an extractor; TypeError or ValueError where it says neither."""
+    return ExtractorConfig(**told) if "feature_dim" in told else ModelConfig.of(dict(told))
+
+
+def layout_of(config: Origin) -> dict[str, Place]:
+    """What each of its tensors is for; ValueError where there is no such network."""
+    with torch.device("meta"):  # shapes, no numbers
+        network = Extractor(config) if isinstance(config, ExtractorConfig) else build(config)
+    return network.layout()
 
 
 def _side(there: int, here: int) -> Tensor:
@@ -95,13 +110,12 @@ def _fitted(old: Tensor, there: Place, new: Tensor, here: Place) -> tuple[Tensor
     return whole.reshape(new.shape), outcome
 
 
-def carry(model: VAE, old: Mapping[str, Tensor], config: ModelConfig) -> Carried:
-    """The tensors that ``model``, new as it is, begins with, given those of a model of ``config``.
+def carry(model: VAE, old: Mapping[str, Tensor], config: Origin) -> Carried:
+    """The tensors that ``model``, new as it is, begins with, given those of a network of ``config``.
 
     NothingToCarryError where no layer's matrix fits.
     """
-    with torch.device("meta"):  # shapes, no numbers
-        layout = build(config).layout()
+    layout = layout_of(config)
     by_key = {place.key: name for name, place in layout.items() if name in old}
     state, tensors, layers = model.state_dict(), {}, []
     for name, here in model.layout().items():
@@ -111,6 +125,13 @@ def carry(model: VAE, old: Mapping[str, Tensor], config: ModelConfig) -> Carried
         there = () if source is None else tuple(old[source].shape)
         layers.append(Layer(name, outcome, tuple(state[name].shape), there, here.depth))
     if all(layer.outcome == NEW for layer in layers if len(layer.here) > 1):
-        raise NothingToCarryError("no layer of the other model fits this one: take a model of the same kind (fit.model)")
+        raise NothingToCarryError(f"no layer of the other model fits this one: {_remedy(config)}")
     layers += [Layer(name, UNUSED, (), tuple(old[name].shape), 0) for name in sorted(by_key.values())]
     return Carried(tensors, layers)
+
+
+def _remedy(config: Origin) -> str:
+    if isinstance(config, ExtractorConfig):
+        widths = [config.width, 2 * config.width, 4 * config.width]
+        return f"it is a classifier: set fit.model to classifier_encoder, and fit.widths to {widths}"
+    return "take a model of the same kind (fit.model)"

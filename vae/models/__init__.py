@@ -7,12 +7,15 @@ import difflib
 from vae.config import ModelConfig
 from vae.likelihood import LIKELIHOODS
 from vae.models.base import VAE
+from vae.models.classifier_encoder import ClassifierEncoderVAE
 from vae.models.conv import ConvVAE
 from vae.models.ladder import LadderVAE
 from vae.models.resnet import ResnetVAE
 from vae.models.vq import VectorQuantisedVAE
 
-MODELS: dict[str, type[VAE]] = {"conv": ConvVAE, "resnet": ResnetVAE, "ladder": LadderVAE, "vq": VectorQuantisedVAE}
+MODELS: dict[str, type[VAE]] = {
+    "conv": ConvVAE, "resnet": ResnetVAE, "ladder": LadderVAE, "vq": VectorQuantisedVAE, "classifier_encoder": ClassifierEncoderVAE,
+}  # fmt: skip
 
 
 def problem(config: ModelConfig) -> str | None:

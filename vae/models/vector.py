@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from vae.config import ModelConfig
 from vae.models.base import VAE, bounded, full
 from vae.models.blocks import OfClass
-from vae.models.layout import CHANNELS_IN, CHANNELS_OUT, FIXED, SIDE_IN, SIDE_OUT, UNITS, Place, plain
+from vae.models.layout import CHANNELS_IN, CHANNELS_OUT, FIXED, SIDE_IN, SIDE_OUT, UNITS, Axes, Place, key_of, plain
 
 TAIL = 4  # layers of ``to_latents``
-Axes = tuple[tuple[tuple[str, int], ...], ...]
 
 
 class VectorVAE(VAE):
@@ -61,8 +60,7 @@ class VectorVAE(VAE):
             if part not in owners:
                 found[name] = self._other(name, tensor, max(depths.values()))
                 continue
-            kind = type(self.get_submodule(part)).__name__
-            place = plain(f"{owners[part]} {kind}{name[len(part) :]}", tuple(tensor.shape), depths[part])
+            place = plain(key_of(owners[part], self.get_submodule(part), name[len(part) :]), tuple(tensor.shape), depths[part])
             found[name] = replace(place, axes=self._axes(owners[part], place.axes, side))
         return found
 

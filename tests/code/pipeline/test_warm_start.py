@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from configs import model_config
 from pipeline.errors import BadConfigError, BadDataError, InputMissingError
 from pipeline.train import PARAMS
 from pipeline.warm_start import Start, start
+from vae.extractor import Extractor, ExtractorConfig, save_extractor
 from vae.files import DamagedError, canonical_json, sha256_file, write_manifest, write_text
 from vae.models import build
 
@@ -74,6 +77,37 @@ def test_file_of_weights_lies_beside_its_configuration(tuned):
     assert begin.weights == str(tuned.paths.tuned / "model.safetensors") and "models/tuned/model.safetensors" in begin.told
     with pytest.raises(InputMissingError, match=r"absent/w\.safetensors and .*absent/config\.json do not exist"):
         asked(tuned, "absent/w.safetensors")
+
+
+def classifier(folder, seed: int) -> None:
+    folder.mkdir(parents=True)
+    torch.manual_seed(seed)
+    save_extractor(folder, Extractor(ExtractorConfig(channels=1, width=8, feature_dim=6, classes=3, task="labels")))
+
+
+def test_encoder_may_begin_as_the_classifier_of_another_project(tuned):
+    classifier(tuned.root / "other", 1)
+    where, model = "other/extractor.safetensors", replace(MODEL, name="classifier_encoder", widths=(8, 16, 32))
+    begin = asked(tuned, where, model=model, transfer=True)
+    layers = begin.layers.set_index("name")
+    assert (layers["outcome"] == "as it is").sum() == layers.index.str.match(r"encoder\.[0-3]\.").sum() > 20
+    assert begin.told == f"begun from the weights of {where}, layer by layer" and begin.identity["transfer"]["width"] == 8
+    with pytest.raises(BadConfigError, match=r"of a classifier.* set train\.transfer to true"):
+        asked(tuned, where, model=model)
+    with pytest.raises(BadConfigError, match=r"set fit\.model to classifier_encoder, and fit\.widths to \[8, 16, 32\]"):
+        asked(tuned, where, transfer=True)
+    write_text(tuned.root / "other" / "extractor.json", canonical_json({**begin.identity["transfer"], "architecture": "wide"}))
+    with pytest.raises(BadDataError, match=r"is not one of this code .'wide'"):
+        asked(tuned, where, model=model, transfer=True)
+
+
+@pytest.mark.parametrize("opinion", [".", "second"])
+def test_network_that_judges_the_samples_is_no_beginning(tuned, opinion):
+    classifier(tuned.paths.extractor / opinion, 2)
+    shutil.copytree(tuned.paths.extractor / opinion, tuned.root / "copy")
+    for where in (f"models/extractor/{opinion}/extractor.safetensors", "copy/extractor.safetensors"):
+        with pytest.raises(BadConfigError, match="would be judged by what it came from"):
+            asked(tuned, where, model=replace(MODEL, name="classifier_encoder", widths=(8, 16, 32)), transfer=True)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def of_torch(generator: Generator, part: str, rows: torch.Tensor, label_N: torch
 
 
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize(("name", "classes"), [("conv", 0), ("conv", 3), ("resnet", 0), ("ladder", 0)])
+@pytest.mark.parametrize(("name", "classes"), [("conv", 0), ("conv", 3), ("resnet", 0), ("ladder", 0), ("classifier_encoder", 0)])
 def test_onnx_computes_what_pytorch_computes(tmp_path, name, classes, part):
     generator = told(saved_model(tmp_path / "m", classes, name=name))
     write_onnx(generator, part, tmp_path / "part.onnx")

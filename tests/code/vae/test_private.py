@@ -82,7 +82,7 @@ def test_without_noise_and_cut_the_sum_is_that_of_the_images_drawn(shards):
     ("changes", "settings"),
     [
         *(({"likelihood": name}, {}) for name in ("logistic_mixture", "gaussian", "gaussian_fixed", "bernoulli")),
-        *(({"name": name, "classes": 3}, {}) for name in ("conv", "resnet", "ladder")),
+        *(({"name": name, "classes": 3}, {}) for name in ("conv", "resnet", "ladder", "classifier_encoder")),
         ({}, {"objective": "importance", "importance_samples": 3}),
         ({}, {"objective": "deterministic"}),
         ({}, {"denoise_levels": 40.0, "free_bits_nats": 0.2}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from configs import model_config as small
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards
 from vae.errors import StoppedError
-from vae.models import build
+from vae.extractor import Extractor, ExtractorConfig
+from vae.models import MODELS, build
 from vae.models.base import VAE
 from vae.optim import OWN, build_optimizer, learned, learning_rate, set_rates
 from vae.trainer import fit
@@ -44,7 +46,7 @@ def grey(count: int = 6, side: int = 16) -> Tensor:
     return torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.mark.parametrize("name", ["conv", "resnet", "ladder", "vq"])
+@pytest.mark.parametrize("name", list(MODELS))
 def test_the_same_model_is_carried_as_it_is(name):
     config = replace(OLD, name=name)
     old = made(config, 1)
@@ -138,6 +140,50 @@ def test_other_outputs_begin_anew_and_a_model_of_nothing_in_common_is_refused():
     assert {name for name, what in outcome.items() if what == NEW} == {"decoder.6.weight", "decoder.6.bias"}
     with pytest.raises(NothingToCarryError, match=r"fit\.model"):
         carry(made(replace(OLD, name="ladder"), 2), made(OLD, 1).state_dict(), OLD)
+
+
+CLASSIFIER = ExtractorConfig(channels=1, width=8, feature_dim=6, classes=3, task="labels")
+SEEING = replace(OLD, name="classifier_encoder", widths=(8, 16, 32))
+
+
+def classifier(config: ExtractorConfig = CLASSIFIER) -> Extractor:
+    network, generator = Extractor(config), torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(0.3 * torch.randn(p.shape, generator=generator))
+    return network.eval()
+
+
+def test_encoder_begins_as_a_classifier_and_sees_what_that_one_saw():
+    old, model = classifier(), made(SEEING, 2)
+    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = carry(model, old.state_dict(), CLASSIFIER)
+    model.load_state_dict(found.tensors)
+    torch.testing.assert_close(model.encoder[:5](grey()), old.neck[:2](old.body(grey())), rtol=0, atol=0)
+    whole = {layer.name for layer in found.layers if layer.outcome == WHOLE}
+    assert whole == {name for name in fresh if re.match(r"encoder\.[0-3]\.", name)}
+    assert all(found.tensors[name].equal(fresh[name]) for name in fresh.keys() - whole)
+    unused = {layer.name for layer in found.layers if layer.outcome == UNUSED}
+    assert unused == {"to_features.weight", "to_features.bias", "head.weight", "head.bias", "mean_F", "std_F"}
+    assert (
+        found.depths["encoder.0.weight"] > found.depths["encoder.1.main.2.weight"] > found.depths["encoder.2.main.2.weight"] > 0
+    )
+
+
+def test_colour_encoder_sees_grey_pictures_as_the_grey_classifier_did():
+    old, model = classifier(), made(replace(SEEING, image_shape=(16, 16, 3)), 2)
+    model.load_state_dict(carry(model, old.state_dict(), CLASSIFIER).tensors)
+    torch.testing.assert_close(
+        model.encoder[:5](grey().expand(-1, 3, -1, -1)), old.neck[:2](old.body(grey())), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_classifier_of_other_widths_is_carried_in_part_and_nothing_of_it_fits_another_model():
+    wider = replace(CLASSIFIER, width=16)
+    found = carry(made(SEEING, 2), classifier(wider).state_dict(), wider)
+    assert {layer.outcome for layer in found.layers if layer.name.startswith("encoder.0")} == {PART}
+    with pytest.raises(NothingToCarryError, match=r"classifier_encoder, and fit.widths to \[8, 16, 32\]"):
+        carry(made(OLD, 2), classifier().state_dict(), CLASSIFIER)
 
 
 def test_depth_counts_layers_from_the_latents():
