@@ -78,7 +78,7 @@ def compress_lossless(
     """Pictures to the last bit; ValueError for a model or pictures that do not go. ``lanes``: at once; 0: as suits their number."""
     _check(generator, images_NHWC)
     bits_back.check(generator.model)
-    lanes = lanes or bits_back.usual_lanes(generator.model, images_NHWC.shape)
+    lanes = lanes or bits_back.usual_lanes(generator.model, images_NHWC)
     coded = bits_back.encode(generator.model, images_NHWC, lanes)
     shape = (len(images_NHWC), *generator.config.image_shape)
     container = Container(

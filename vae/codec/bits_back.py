@@ -26,7 +26,8 @@ from vae.objective import log_normal
 CELLS = 512  # of latents to a unit: the narrowest posterior (vae/models/base.py) is still as wide as one
 MOST = 24  # latents lie between minus and plus so much: whole numbers of standard deviations of the prior
 FIRST_WORDS = 64  # of the supply, beside those for the latents; what is not needed is not written
-MOST_LANES, BORROWED_SHARE = 256, 0.01
+MOST_LANES, BORROWED_SHARE, TRIED = 256, 0.01, 16
+WORD_BITS = 32
 BITS = 8  # of a level, told from the highest on
 
 
@@ -55,12 +56,14 @@ def check(model: VAE) -> None:
         )
 
 
-def usual_lanes(model: VAE, shape: tuple[int, ...]) -> int:
-    """As many of the pictures (N, H, W, C) at once as make what is borrowed about a hundredth of a file of one bit for each value.
-
-    Every latent of the first block has to be lent some ten bits.
-    """
-    return max(1, min(MOST_LANES, int(BORROWED_SHARE * math.prod(shape) / (10 * model.latent_dim))))
+def usual_lanes(model: VAE, images_NHWC: np.ndarray) -> int:
+    """As many of the pictures at once as make what is borrowed about a hundredth of the file: what both are, a few of them tell."""
+    if len(images_NHWC) == 1:
+        return 1
+    few = images_NHWC[:: -(-len(images_NHWC) // TRIED)]
+    coded = encode(model, few, len(few))
+    lent_bits, file_bits = WORD_BITS * coded.borrowed / len(few), coded.estimated_bits / len(few) * len(images_NHWC)
+    return max(1, min(MOST_LANES, int(BORROWED_SHARE * file_bits / max(lent_bits, 1.0))))
 
 
 @torch.no_grad()

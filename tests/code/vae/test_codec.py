@@ -25,7 +25,7 @@ from vae.models.base import VAE
 from vae.models.conv import ConvVAE
 
 TOLD = {"logistic": 1, "gaussian": 1, "gaussian_optimal": 1, "gaussian_fixed": 1, "logistic_mixture": 1}
-MODELS = ("conv", "resnet", "ladder")
+MODELS = ("conv", "resnet", "ladder", "classifier_encoder")
 
 
 def speaking(name: str, likelihood: str = "logistic", channels: int = 1, seed: int = 0) -> VAE:
@@ -118,7 +118,7 @@ def test_bits_back_gives_every_pixel_for_the_bits_of_the_bound(name, likelihood,
 
 
 def test_estimate_is_the_bound_of_the_model():
-    model, images = speaking("conv"), some_images(400)
+    model, images = speaking("conv"), some_images(2000)
     coded = bits_back.encode(model, images, lanes=8)
     x_NCHW = to_model_range(torch.from_numpy(images))
     with torch.no_grad():
@@ -222,6 +222,21 @@ def packed(**changes: object) -> tuple[Container, bytes]:
     container = Container(LOSSLESS, 3, (4, 8, 8, 1), b"modelid8", b"pixels_8", 2, words, "models:/a/3", ("ä", "b", "c", "d"))
     container = replace(container, **changes)
     return container, container.pack()
+
+
+@pytest.mark.parametrize("simple", [False, True])
+def test_what_is_borrowed_is_a_hundredth_of_the_file_whatever_a_picture_takes(simple):
+    model, images = speaking("conv"), some_images(2000)
+    if simple:  # every picture is what the decoder draws anyway
+        torch.nn.init.zeros_(model.decoder[-2].weight)
+        torch.nn.init.constant_(model.decoder[-2].bias, 2 * 128 / 255 - 1)
+        torch.nn.init.constant_(model.likelihood.log_scale, -7.0)
+        images = np.full_like(images, 128)
+    lanes = bits_back.usual_lanes(model, images)
+    found = bits_back.encode(model, images, lanes)
+    assert (found.estimated_bits < images.size / 2) == simple
+    assert 0.003 < found.borrowed / len(found.words) < 0.015 and lanes > 1
+    assert bits_back.usual_lanes(model, images[:1]) == 1
 
 
 def test_container_comes_back_and_is_laid_out_as_documented():
