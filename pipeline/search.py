@@ -141,8 +141,33 @@ def _scheduler(section: SimpleNamespace, reports: int) -> Any:
 
     if section.scheduler == "none":
         return schedulers.FIFOScheduler()
-    kind = schedulers.HyperBandScheduler if section.scheduler == "hyperband" else schedulers.ASHAScheduler
+    kind = halving() if section.scheduler == "hyperband" else schedulers.ASHAScheduler
     return kind(max_t=reports, reduction_factor=section.reduction_factor)
+
+
+def halving() -> Any:
+    """Ray's HyperBand, which in 2.60 forgets paused trials twice, and with them the search would never end.
+
+    A trial that was told to pause and is still writing its checkpoint when the last one of its bracket ends is not stopped with the
+    others; and where the one that all wait for fails, nobody looks whether the others have arrived. So whenever there is nothing to
+    run, each bracket whose trials are all there and paused is dealt with as it is at the last one's report.
+    """
+    from ray.tune.experiment import Trial
+    from ray.tune.schedulers import HyperBandScheduler
+
+    class HyperBand(HyperBandScheduler):
+        def choose_trial_to_run(self, tune_controller: Any) -> Any:
+            chosen = super().choose_trial_to_run(tune_controller)
+            if chosen is not None:
+                return chosen
+            for bracket in [bracket for band in self._hyperbands for bracket in band if bracket is not None]:
+                waiting = bracket.current_trials()
+                paused = all(trial.status == Trial.PAUSED and not trial.is_saving for trial in waiting)
+                if waiting and paused and bracket.cur_iter_done():
+                    self._process_bracket(tune_controller, bracket)
+            return super().choose_trial_to_run(tune_controller)
+
+    return HyperBand
 
 
 def _sampler(searcher: str, seed: int) -> Any:
