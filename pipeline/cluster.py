@@ -9,7 +9,9 @@ import dataclasses
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -156,6 +158,7 @@ def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
     os.environ.update({name: os.environ.get(name, value) for name, value in every.items()})
     os.environ.pop(ADDRESS_VARIABLE, None)  # so that the address below is the only one there is
     before = os.umask(0o077)  # Ray writes its token where others could read it
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     import ray
 
     told = {name: str(value) for name, value in profile.environment.items()}
@@ -170,6 +173,8 @@ def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
         raise _no_cluster(profile.address, " ".join(str(error).split())[:200]) from None
     finally:
         os.umask(before)
+    if on_sigterm is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own there, by which this process dies without a word
     try:
         _wait_for(profile, workers, JOIN_SECONDS if profile.joined else 0)
         if profile.joined:

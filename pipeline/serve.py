@@ -111,9 +111,9 @@ def serve(options: Options, host: str, port: int, replicas: int) -> None:
     profile = load_profile(paths)
     called = check(options, host, port, paths)
     front = _front(host, port, replicas, profile.address)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with connected(profile, paths, replicas), tempfile.TemporaryDirectory(prefix="vaeline-metrics-") as metrics:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has put its own there, which aborts
             _run(options, profile, replicas, metrics, {"host": host, "port": front, "request_timeout_s": options.seconds + 10})
             _until_ready(host, port)
             log.info("%s answers at http://%s:%d: the page; /openapi.json: how to ask. Ctrl-C ends it", called, host, port)

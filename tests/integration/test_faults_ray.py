@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 
 import psutil
@@ -109,6 +110,27 @@ def test_terminated_stage_leaves_a_checkpoint_and_nothing_running_and_another_co
     result = ready.stage("train")
     assert result.returncode == 0, result.stderr
     assert ready.weights_sha256() == uninterrupted
+
+
+TERMINATED_WHILE_CONNECTED = """
+import os, signal, sys
+from pipeline import stage
+from pipeline.cluster import connected, load_profile
+from pipeline.paths import Paths
+
+def work():
+    signal.signal(signal.SIGTERM, stage._on_sigterm)
+    with connected(load_profile(Paths.here()), Paths.here(), 1):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+sys.exit(stage.guarded("train", work, False))
+"""
+
+
+def test_stage_terminated_while_ray_is_there_but_trains_nothing_says_so(ready: Workspace) -> None:
+    result = ready.run(sys.executable, "-c", TERMINATED_WHILE_CONNECTED)
+    assert result.returncode == 143 and "stopped by SIGTERM" in one_line(result, "train")
+    assert _all_gone(ready)
 
 
 def test_fresh_forgets_the_unfinished_training(ready: Workspace) -> None:
