@@ -133,9 +133,12 @@ def private() -> str:
     found, rows = read("private"), []
     if not found:
         return NOTHING
-    for told in sorted(found.values(), key=lambda each: -(each["privacy"] or {"epsilon": 1e9})["epsilon"]):
+    for name, told in sorted(
+        found.items(), key=lambda row: -(row[1]["privacy"] or {"epsilon": 1e9 + (row[0] == "free")})["epsilon"]
+    ):
         spent = told["privacy"]
-        budget = f"{spent['epsilon']:.2f}, {spent['delta']:g}" if spent else "none"
+        none = "none, trained as suits it" if name == "free" else "none, trained in the same way"
+        budget = f"{spent['epsilon']:.2f}, {spent['delta']:g}" if spent else none
         rows.append((budget, f"{told['accuracy_of_drawn']:.1%}", f"{told['membership_auc']:.3f}", f"{told['val_elbo_nats']:.1f}",
                      f"{spent['noise_multiplier']:.3f}" if spent else "", f"{told['trained_seconds'] / 60:.0f}"))  # fmt: skip
     real = [told["accuracy_of_real"] for told in found.values() if "accuracy_of_real" in told]

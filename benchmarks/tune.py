@@ -4,6 +4,8 @@ sprites, mnist: the search of params.yaml (its searcher, scheduler, trials and i
 full grid of 5 x 5 points, every one trained to the end; both by stage tune itself on the same prepared data, once for each seed.
 ``behind``: by how much the search's best score is worse than the grid's, as a share of it (negative: better); ``cost``: its images as
 a share of the grid's. ``noise``: the spread of the grid's best point over the seeds, without which the former means little.
+again: the points that row sprites names, the grid's and the search's of every seed, each trained with other seeds, from which neither was
+chosen: what of the grid's lead is left without the luck of the best of 25.
 start: what a trial costs beyond its training: stage tune with few and with many trials of one step, and how many train at once.
 """
 
@@ -21,7 +23,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.rows import REAL, ROOT, Row, measure
+from benchmarks.rows import REAL, ROOT, Row, measure, result
 from pipeline import params
 from pipeline.spool import read
 from vae.files import read_json
@@ -36,7 +38,7 @@ DATA: dict[str, dict[str, Any]] = {
         "augment.copies": 0, "fit.beta_anneal_share": 0.0,
     },
 }  # fmt: skip
-FEW, MANY, ONE_STEP = 2, 14, 128
+FEW, MANY, ONE_STEP, OTHER_SEEDS = 2, 14, 128, 100
 PREPARE = ("download", "preprocess", "augment", "extractor")
 
 
@@ -110,6 +112,39 @@ def _told(best: dict[str, Any]) -> dict[str, float]:
     return {"beta": round(best["beta"], 4), "latent_dim": best["latent_dim"], "score": round(best["score"], 4)}
 
 
+def again(work: Path, seeds: float) -> dict[str, Any]:
+    """Mean scores of the chosen points of row ``sprites``, each trained anew with the same other seeds."""
+    before = read_json(result("tune"))["sprites"]
+    project = _prepared("sprites", work)
+    project.set(
+        {"tune.searcher": "random", "tune.trials": 1, "tune.rungs": 1, "tune.scheduler": "none", "tune.score": before["score"]}
+    )
+    found, behind = [], []
+    for pair in before["found"]:
+        scores = {}
+        for who in ("grid", "search"):
+            beta, latent_dim = pair[who]["beta"], pair[who]["latent_dim"]
+            project.set({"tune.beta_min": beta, "tune.beta_max": beta})
+            project.set({"tune.latent_dim_min": latent_dim, "tune.latent_dim_max": latent_dim})
+            scores[who] = [_trained(project, OTHER_SEEDS + seed) for seed in range(int(seeds))]
+        grid, search = (statistics.mean(scores[who]) for who in ("grid", "search"))
+        behind.append((search - grid) / grid)
+        luck = (grid - pair["grid"]["score"]) / pair["grid"]["score"]
+        found.append(
+            {"seed": pair["seed"], "luck": round(luck, 4), **{who: [round(each, 4) for each in scores[who]] for who in scores}}
+        )
+        print(f"  seed {pair['seed']}: behind {behind[-1]:+.3f}, the grid's best again {luck:+.3f}", flush=True)
+    return {
+        "score": before["score"], "behind_median_again": round(statistics.median(behind), 4), "again": [round(each, 4) for each in behind],
+        "luck_median": round(statistics.median(each["luck"] for each in found), 4), "found": found,
+    }  # fmt: skip
+
+
+def _trained(project: Project, seed: int) -> float:
+    project.set({"base.seed": seed})
+    return project.searched()[0]["score"]
+
+
 def start(work: Path, seeds: float) -> dict[str, Any]:
     """Seconds for each trial more, of one step each; and the most trials that were in training at the same moment."""
     project = _prepared("sprites", work)
@@ -145,5 +180,5 @@ if __name__ == "__main__":
         for name in DATA
         for suffix, score in (("", "fcd"), ("-bound", "elbo_nats"))
     }
-    own_rows["start"] = start
+    own_rows |= {"again": again, "start": start}
     measure("tune", own_rows, __doc__, seeds=5)
