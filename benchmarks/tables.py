@@ -93,12 +93,14 @@ def priors() -> str:
 def search() -> str:
     """A line for each data set on which the search was compared with the full grid."""
     rows = []
+    again = read("tune").get("again")
     for name, found in read("tune").items():
         if "behind" in found:
+            retrained = f"{100 * again['behind_median_again']:+.1f} %" if again and name == "sprites" else ""
             spread = f"{100 * min(found['behind']):+.1f} to {100 * max(found['behind']):+.1f} %"
             rows.append((
                 SEARCHED[name.partition("-")[0]], found["score"], str(len(found["behind"])), f"{100 * found['cost_median']:.0f} %",
-                f"{100 * found['behind_median']:+.1f} %", spread, f"{100 * found['noise']:.1f} %",
+                f"{100 * found['behind_median']:+.1f} %", spread, f"{100 * found['noise']:.1f} %", retrained,
             ))  # fmt: skip
     head = (
         "data",
@@ -108,6 +110,7 @@ def search() -> str:
         "behind the grid's best, median",
         "range",
         "the grid's best point, spread over seeds",
+        "both trained again",
     )
     return lines(head, rows)
 
