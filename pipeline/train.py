@@ -36,7 +36,7 @@ from vae.artefact import Generator, load_artefact, save_artefact
 from vae.attributes import Attributes
 from vae.codec.tables import Tables
 from vae.config import FitConfig, ModelConfig, Schedule
-from vae.data import ImageShards
+from vae.data import ImageShards, Selection
 from vae.errors import ResumeRefusedError
 from vae.files import MANIFEST, canonical_json, read_json, read_manifest, replaced_directory, sha256_file, write_text
 from vae.known import Known
@@ -47,7 +47,8 @@ from vae.schema import checked
 from vae.state import claim
 
 PARAMS = ("base.seed", "augment", "fit", "train")
-PRIOR_IMAGES = 10_000  # training images whose latents the prior is fitted to
+PRIOR_IMAGES = 20_000  # training images whose latents the prior is fitted to
+READ_IMAGES = 4096  # at once, where names and latents of many are kept
 log = logging.getLogger("pipeline.train")
 
 
@@ -90,12 +91,14 @@ def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
         "labels": facts["labels"] if job.model.classes else [],
         "denoise_levels": values.fit.denoise_levels,  # of the noise that the encoder saw images with
     }
-    images, label_N = ImageShards(paths.processed / "train").labelled(PRIOR_IMAGES)
+    train = ImageShards(paths.processed / "train")
+    places = train.places(PRIOR_IMAGES)
+    label_N = train.labels(places)
     if job.fit.epsilon:
         contract["privacy"] = spent(job.fit, len(ImageShards(*map(Path, job.train_directories))))
         if label_N is not None and job.model.classes:  # how many images there are of each class is theirs to tell, too
             label_N = torch.arange(len(label_N)) % job.model.classes
-    z_ND = posterior_samples(model, images, values.base.seed, label_N)
+    z_ND = posterior_samples(model, Selection(train, places), values.base.seed, label_N)
     prior = fit_to(z_ND, values.fit.prior_config, values.base.seed, job.model.classes, label_N)
     generator = Generator(model, job.model, prior, contract)
     with replaced_directory(paths.model) as directory:
@@ -103,7 +106,7 @@ def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
         if values.train.attribute_steps:
             generator.attributes = _attributes(generator, z_ND, label_N, facts["labels"], values, paths)
         if values.train.coding_images:
-            generator.tables = Tables.fit(model, ImageShards(paths.processed / "train").spread(values.train.coding_images))
+            generator.tables = Tables.fit(model, train.spread(values.train.coding_images))
         save_artefact(directory, generator)
     load_artefact(paths.model)
 
@@ -138,7 +141,7 @@ def _known(generator: Generator, count: int, paths: Paths) -> Known | None:
     train = ImageShards(paths.processed / "train")
     index = pd.read_parquet(paths.processed / INDEX, columns=["path", "split"])
     places = train.places(count)
-    blocks = [places[start : start + PRIOR_IMAGES] for start in range(0, len(places), PRIOR_IMAGES)]
+    blocks = [places[start : start + READ_IMAGES] for start in range(0, len(places), READ_IMAGES)]
     encoded = [generator.encode(train.gather(b), train.labels(b) if generator.config.classes else None)[0] for b in blocks]
     return Known(index.loc[index["split"] == "train", "path"].iloc[places].tolist(), torch.cat(encoded))
 

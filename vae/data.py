@@ -203,6 +203,19 @@ class ImageShards:
         return self.spread(count), self.labels(self.places(count))
 
 
+class Selection:
+    """Images at ``places`` of a set, (N, H, W, C) uint8, read as they are sliced: more of them than a machine should hold at once."""
+
+    def __init__(self, images: ImageShards, places: np.ndarray) -> None:
+        self._images, self._places = images, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return self._images.gather(self._places[rows])
+
+
 def check_labels(images: ImageShards, classes: int) -> None:
     """ValueError where a model with so many classes (0: none) cannot be told the class of every image."""
     if not classes:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vae.config import PriorConfig
+from vae.data import Selection
 from vae.images import to_model_range
 from vae.models.base import VAE
 from vae.samplers.by_class import ByClass
@@ -49,7 +50,7 @@ SAMPLERS: dict[str, type[Sampler]] = {"normal": Normal, "mixture": Mixture, "flo
 
 
 @torch.no_grad()
-def posterior_samples(model: VAE, images_NHWC: np.ndarray, seed: int, label_N: Tensor | None = None) -> Tensor:
+def posterior_samples(model: VAE, images_NHWC: np.ndarray | Selection, seed: int, label_N: Tensor | None = None) -> Tensor:
     """One posterior sample (N, D) of each uint8 image: a function of the arguments."""
     device = next(model.parameters()).device
     noise_ND = torch.randn(len(images_NHWC), model.latent_dim, generator=torch.Generator().manual_seed(seed)).to(device)

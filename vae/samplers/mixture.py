@@ -15,7 +15,7 @@ from vae.objective import log_normal
 from vae.samplers.fitting import Standard, drawn, one_thread, split
 
 HELD_OUT = 5  # one in so many latents, to choose the number of components by
-CHOICE_ITERATIONS, ITERATIONS = 20, 60  # of expectation maximisation: sizes differ long before each has converged
+CHOICE_ITERATIONS, ITERATIONS = 10, 30  # of expectation maximisation: sizes differ long before each has converged
 LEAST_LATENTS = 4  # for each dimension of a component
 FALLS = 2  # in a row, after which no larger size is tried
 
