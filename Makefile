@@ -27,7 +27,7 @@ run: $(READY) ## the whole pipeline; IMAGES=folder, archive or links; CLUSTER=au
 	@python -m pipeline.run $(if $(IMAGES),--images '$(IMAGES)') $(if $(CLUSTER),--cluster '$(CLUSTER)') $(if $(RECIPE),--recipe '$(RECIPE)')
 
 test: $(READY) ## the tests that take minutes
-	@python -m pytest -q -m "not slow"
+	@python -m pytest -q -m "not slow" -n logical --maxprocesses 4 --dist loadfile
 
 test-all: $(READY) ## all tests
 	@python -m pytest -q

@@ -56,13 +56,13 @@ def _quality(m: Mapping[str, float | None], prior: str) -> list[Finding]:
             )
         )
     if fcd > HOLE_FACTOR * copies and fcd > 0.5 * blurred:
-        remedy = "fit.prior mixture, or a higher beta" if prior == "normal" else "a higher beta, a smaller latent dimension"
+        first = {"normal": "fit.prior mixture, ", "mixture": "more images or fit.mixture_components, "}.get(prior, "")
         found.append(
             Finding(
                 HOLE,
                 f"samples are at FCD {fcd:.3g}, reconstructions at {copies:.3g}: what is drawn from the prior {prior} decodes worse "
                 "than what is encoded",
-                f"{remedy}, or another fit.prior (docs/samplers.md compares them)",
+                f"{first}a higher beta, a smaller latent dimension, or another fit.prior (docs/samplers.md compares them)",
             )
         )
     return found

@@ -171,6 +171,7 @@ def suggest(origin: Path, seen: Look, strides: int) -> dict[str, Any]:
         values |= {f"download.{key}": name for key, name in _columns(origin).items()}
     low, high = LATENT_DIMS[0] if size < SIDES[1] else LATENT_DIMS[1]
     values |= {"tune.latent_dim_min": low, "tune.latent_dim_max": high, "tune.beta_min": BETAS[0], "tune.beta_max": BETAS[1]}
+    values["train.latent_dim"] = high  # of a training without search: beta prices out those that are not needed
     if seen.files < FEW_IMAGES:
         values["tune.score"] = "elbo_nats"
     return values

@@ -50,7 +50,7 @@ def draw_shares(shares: pd.DataFrame | None, path: Path, most: int = 40) -> None
         axes.bar([place + offset for place in range(len(table))], table[name], width=0.4, color=colour, label=name)
     axes.set_xticks(range(len(table)), table.index, rotation=90 if len(table) > 6 else 0, fontsize=8)
     axes.set_ylabel("share of the images")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)  # above: bars reach everywhere
     save(figure, path)
 
 
@@ -108,6 +108,8 @@ def draw_information(known: pd.DataFrame | None, path: Path) -> None:
 
 def draw_curves(curves: pd.DataFrame, path: Path) -> None:
     """Bound, distortion and rate on training and validation images over the images seen."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
     figure, all_axes = subplots(12, 3.4, columns=3)
     for axes, name in zip(all_axes, ("elbo_nats", "distortion_nats", "rate_nats"), strict=True):
         known = [each for each in (name, f"val_{name}") if each in curves]  # a private training does not tell its images' own
@@ -115,6 +117,8 @@ def draw_curves(curves: pd.DataFrame, path: Path) -> None:
             axes.plot(curves["images"], curves[name], color="#2c7fb8", label="training")
         axes.plot(curves["images"], curves[f"val_{name}"], color=ACCENT, label="validation (averaged weights)")
         axes.set_xlabel("images seen")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k: whole numbers would touch each other
         axes.set_title(name, fontsize=10)
         low = curves[known].iloc[len(curves) // 4 :]
         axes.set_ylim(low.min().min() - 0.02 * abs(low.min().min()), low.max().max() + 0.02 * abs(low.max().max()))

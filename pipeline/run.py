@@ -40,7 +40,7 @@ def _closing(paths: Paths, seconds: float) -> str:
     metrics, decision = read_json(paths.evaluate_report / METRICS), read_json(paths.register_report / DECISION)
     beside = {name: metrics.get(real) for name, real in SHOWN.items()}
     rows = "\n".join(
-        f"    {name:<16} {metrics[name]:<8.4g}" + ("" if beside[name] is None else f"real images: {beside[name]:.4g}")
+        f"    {name:<16} {metrics[name]:<10.4g}" + ("" if beside[name] is None else f"real images: {beside[name]:.4g}")
         for name in SHOWN
         if metrics.get(name) is not None
     )

@@ -1,7 +1,8 @@
-"""Fixtures that all tests share."""
+"""Fixtures that all tests share; and what became of every planted fault, of the last run of each, kept in reports/faults.json."""
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -9,10 +10,21 @@ import numpy as np
 import pytest
 
 from vae.data import ImageShards, ShardWriter
+from vae.files import canonical_json, read_json, write_text
 from workspace import Workspace
 
+TABLE = Path(__file__).resolve().parents[1] / "reports" / "faults.json"
 # A shell's background job is deaf to Ctrl-C, and what it starts is too: the tests send it to stages.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    file, _, name = report.nodeid.partition("::")
+    # Where files run side by side, the process that started the others hears of every test; it alone writes.
+    if report.when == "call" and Path(file).name.startswith("test_faults") and "PYTEST_XDIST_WORKER" not in os.environ:
+        rows = read_json(TABLE) if TABLE.exists() else {}
+        rows[f"{Path(file).stem}::{name}"] = {"outcome": report.outcome, "seconds": round(report.duration, 1)}
+        write_text(TABLE, canonical_json(rows))
 
 
 @pytest.fixture(autouse=True)

@@ -1,26 +1,10 @@
-"""Keeps what became of every planted fault: reports/faults.json has id, outcome and seconds, of the last run of each."""
+"""Workspaces that integration tests begin with, made once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from vae.files import canonical_json, read_json, write_text
 from workspace import LONG, Workspace
-
-TABLE = Path(__file__).resolve().parents[2] / "reports" / "faults.json"
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    report = yield
-    if report.when == "call" and item.path.name.startswith("test_faults"):
-        rows = read_json(TABLE) if TABLE.exists() else {}
-        rows[f"{item.path.stem}::{item.name}"] = {"outcome": report.outcome, "seconds": round(report.duration, 1)}
-        write_text(TABLE, canonical_json(rows))
-    return report
 
 
 @pytest.fixture(scope="session")

@@ -255,3 +255,9 @@ def test_look_leaves_no_file_open(folder):
 def test_suggest_name_of_an_archive_is_its_stem(tmp_path, suffix):
     seen = images.Look(10, True, 28, 28)
     assert images.suggest(tmp_path / f"My.Set{suffix}", seen, 4)["register.name"] == "my-set"
+
+
+def test_suggest_latents_of_a_training_without_search_are_the_most_of_one_with(tmp_path):
+    for seen in (images.Look(10_000, True, 28, 28), images.Look(10_000, False, None, 300)):
+        values = images.suggest(tmp_path, seen, 4)
+        assert values["train.latent_dim"] == values["tune.latent_dim_max"] > values["tune.latent_dim_min"]

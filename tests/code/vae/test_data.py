@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vae.data import ImageShards, ShardWriter
+from configs import model_config
+from vae.data import ImageShards, Selection, ShardWriter
+from vae.models import build
+from vae.samplers import ENCODED, posterior_samples
 
 
 def write(directory: Path, images: np.ndarray, shard_images: int) -> list[tuple[str, int]]:
@@ -130,3 +133,19 @@ def test_spread_of_sorted_images_holds_every_kind_in_its_share(tmp_path: Path) -
     images = ImageShards(tmp_path)
     assert np.bincount(images.spread(30).ravel()).tolist() == [10, 10, 10]
     assert len(images.spread(1000)) == 120
+
+
+def test_selection_is_encoded_as_the_images_are_that_it_stands_for_but_read_in_parts(tmp_path: Path) -> None:
+    images = np.random.default_rng(2).integers(0, 256, (3 * ENCODED, 8, 8, 1), dtype=np.uint8)
+    write(tmp_path / "s", images, 100)
+    read: list[int] = []
+
+    class Told(ImageShards):
+        def gather(self, indices: np.ndarray) -> np.ndarray:
+            read.append(len(indices))
+            return super().gather(indices)
+
+    places, model = np.arange(3 * ENCODED)[::-2], build(model_config())
+    chosen = Selection(Told(tmp_path / "s"), places)
+    np.testing.assert_array_equal(posterior_samples(model, chosen, 1), posterior_samples(model, images[places], 1))
+    assert sum(read) == len(chosen) == len(places) and max(read) <= ENCODED
