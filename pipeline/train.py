@@ -231,10 +231,8 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
         write_text(
             report / METRICS, canonical_json({k: v for k, v in records[-1].items() if k not in ("images_per_second", "time_ms")})
         )
-        write_text(
-            report / RUN,
-            canonical_json({"run_id": run_id, "fingerprint": key, "workers": profile.workers, "begun": begin.told}),
-        )
+        told = {"run_id": run_id, "fingerprint": key, "workers": profile.workers, "begun": begin.told}
+        write_text(report / RUN, canonical_json(told | {"tuned": values.train.use_tuned}))
         outbox.put(tracker.uri, Message(name="train", run_id=run_id, records=records), {"train": report})
     shutil.rmtree(job.state)
     outbox.try_to_deliver(tracker)

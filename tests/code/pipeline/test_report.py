@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline.pages import render
 from pipeline.report import TEMPLATE, context, film, ruler
-from vae.files import canonical_json, write_text
+from vae.files import canonical_json, read_json, write_text
 from vae.pictures import GAP_PIXELS, ZOOM, grid, save_png
 
 LINEAGE = {"vaeline.git_commit": "abc123", "vaeline.git_dirty": "false", "vaeline.torch": "2.13"}
@@ -52,7 +52,7 @@ def reports(project):
             "name": "<script>alert(1)</script>", "version": 3, "promoted": True, "reason": "better & first", "champion_fcd": 2.5,
         },
         paths.register_report / "lineage.json": LINEAGE,
-        paths.train_report / "run.json": {"run_id": "r", "workers": 2, "begun": "begun anew"},
+        paths.train_report / "run.json": {"run_id": "r", "workers": 2, "begun": "begun anew", "tuned": True},
         paths.train_report / "metrics.json": {"images": 320000, "beta": 0.42},
         paths.tune_report / "best.json": {"beta": 0.42, "latent_dim": 9, "rule": "the lowest val_fcd"},
         paths.preprocess_report / "metrics.json": {
@@ -76,6 +76,13 @@ def test_same_again_says_what_no_commit_has(reports):
     write_text(reports.paths.register_report / "lineage.json", canonical_json(LINEAGE | {"vaeline.git_dirty": "true"}))
     page = render(TEMPLATE, context("", reports.paths))
     assert re.search(r"git checkout abc123\n# the working tree held changes .*\ndvc repro", page)
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_choice_of_the_search_that_was_not_taken_is_not_told_as_if_it_were(reports, tuned):
+    run = read_json(reports.paths.train_report / "run.json")
+    write_text(reports.paths.train_report / "run.json", canonical_json(run | {"tuned": tuned}))
+    assert ("not taken" in context("", reports.paths)["search"]) is not tuned
 
 
 class Links(HTMLParser):
