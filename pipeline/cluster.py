@@ -144,6 +144,12 @@ def _no_cluster(address: str, reason: str) -> UnavailableError:
     )
 
 
+def _put_back(on_sigterm: Any) -> None:
+    """Ray puts a handler of its own there when it starts, and none when it ends: by either this process would die without a word."""
+    if on_sigterm is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)
+
+
 @contextmanager
 def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
     """Ray, started or joined, with room for ``workers``; left (and ended, if it was started here) at the end."""
@@ -173,8 +179,7 @@ def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
         raise _no_cluster(profile.address, " ".join(str(error).split())[:200]) from None
     finally:
         os.umask(before)
-    if on_sigterm is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own there, by which this process dies without a word
+    _put_back(on_sigterm)
     try:
         _wait_for(profile, workers, JOIN_SECONDS if profile.joined else 0)
         if profile.joined:
@@ -182,6 +187,7 @@ def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        _put_back(on_sigterm)
 
 
 def _wait_for(profile: Profile, workers: int, seconds: float) -> None:

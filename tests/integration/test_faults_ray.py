@@ -112,7 +112,7 @@ def test_terminated_stage_leaves_a_checkpoint_and_nothing_running_and_another_co
     assert ready.weights_sha256() == uninterrupted
 
 
-TERMINATED_WHILE_CONNECTED = """
+TERMINATED = """
 import os, signal, sys
 from pipeline import stage
 from pipeline.cluster import connected, load_profile
@@ -121,14 +121,17 @@ from pipeline.paths import Paths
 def work():
     signal.signal(signal.SIGTERM, stage._on_sigterm)
     with connected(load_profile(Paths.here()), Paths.here(), 1):
-        os.kill(os.getpid(), signal.SIGTERM)
+        if sys.argv[1] == "while":
+            os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 sys.exit(stage.guarded("train", work, False))
 """
 
 
-def test_stage_terminated_while_ray_is_there_but_trains_nothing_says_so(ready: Workspace) -> None:
-    result = ready.run(sys.executable, "-c", TERMINATED_WHILE_CONNECTED)
+@pytest.mark.parametrize("when", ["while", "after"])
+def test_stage_terminated_while_ray_is_there_but_trains_nothing_or_is_gone_says_so(ready: Workspace, when: str) -> None:
+    result = ready.run(sys.executable, "-c", TERMINATED, when)
     assert result.returncode == 143 and "stopped by SIGTERM" in one_line(result, "train")
     assert _all_gone(ready)
 
