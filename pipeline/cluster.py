@@ -179,7 +179,7 @@ def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
         raise _no_cluster(profile.address, " ".join(str(error).split())[:200]) from None
     finally:
         os.umask(before)
-    _put_back(on_sigterm)
+        _put_back(on_sigterm)
     try:
         _wait_for(profile, workers, JOIN_SECONDS if profile.joined else 0)
         if profile.joined:

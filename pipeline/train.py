@@ -48,7 +48,6 @@ from vae.state import claim
 
 PARAMS = ("base.seed", "augment", "fit", "train")
 PRIOR_IMAGES = 20_000  # training images whose latents the prior is fitted to
-READ_IMAGES = 4096  # at once, where names and latents of many are kept
 log = logging.getLogger("pipeline.train")
 
 
@@ -106,7 +105,7 @@ def _save_model(values: SimpleNamespace, paths: Paths, job: Job) -> None:
         if values.train.attribute_steps:
             generator.attributes = _attributes(generator, z_ND, label_N, facts["labels"], values, paths)
         if values.train.coding_images:
-            generator.tables = Tables.fit(model, train.spread(values.train.coding_images))
+            generator.tables = Tables.fit(model, Selection(train, train.places(values.train.coding_images)))
         save_artefact(directory, generator)
     load_artefact(paths.model)
 
@@ -141,9 +140,8 @@ def _known(generator: Generator, count: int, paths: Paths) -> Known | None:
     train = ImageShards(paths.processed / "train")
     index = pd.read_parquet(paths.processed / INDEX, columns=["path", "split"])
     places = train.places(count)
-    blocks = [places[start : start + READ_IMAGES] for start in range(0, len(places), READ_IMAGES)]
-    encoded = [generator.encode(train.gather(b), train.labels(b) if generator.config.classes else None)[0] for b in blocks]
-    return Known(index.loc[index["split"] == "train", "path"].iloc[places].tolist(), torch.cat(encoded))
+    mean_ND, _ = generator.encode(Selection(train, places), train.labels(places) if generator.config.classes else None)
+    return Known(index.loc[index["split"] == "train", "path"].iloc[places].tolist(), mean_ND)
 
 
 def _begin(job: Job) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from vae.attributes import Attributes
 from vae.codec.tables import Tables
 from vae.config import ModelConfig
+from vae.data import Selection
 from vae.distributed import shared
 from vae.files import DamagedError, canonical_json, read_manifest, write_manifest, write_text
 from vae.images import to_model_range, to_uint8
@@ -63,17 +64,21 @@ class Generator:
         return self
 
     def _of_each(
-        self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None, compute: Callable[[Tensor, Tensor | None, slice], Tensor]
+        self,
+        images_NHWC: np.ndarray | Tensor | Selection,
+        label_N: Tensor | None,
+        compute: Callable[[Tensor, Tensor | None, slice], Tensor],
     ) -> Tensor:
         """``compute`` of all images in model range, a batch at a time: images, labels, and which rows they are."""
-        images = torch.as_tensor(images_NHWC)
-        if tuple(images.shape[1:]) != tuple(self.config.image_shape):
-            raise ValueError(f"images are {tuple(images.shape[1:])}, the model takes {tuple(self.config.image_shape)} (H, W, C)")
+        shape = tuple(images_NHWC.shape[1:])
+        if shape != tuple(self.config.image_shape):
+            raise ValueError(f"images are {shape}, the model takes {tuple(self.config.image_shape)} (H, W, C)")
 
         def of_rows(rows: slice) -> Tensor:
-            return compute(to_model_range(images[rows].to(self.device)), self._labels(label_N, rows), rows)
+            x_NCHW = to_model_range(torch.as_tensor(images_NHWC[rows]).to(self.device))
+            return compute(x_NCHW, self._labels(label_N, rows), rows)
 
-        return shared(_batches(len(images)), of_rows).cpu()
+        return shared(_batches(len(images_NHWC)), of_rows).cpu()
 
     def _labels(self, label_N: Tensor | None, rows: slice) -> Tensor | None:
         return None if label_N is None else label_N[rows].to(self.device)
@@ -109,7 +114,7 @@ class Generator:
         return self.decode(self.latents(n, seed, temperature, label_N), label_N)
 
     @torch.no_grad()
-    def encode(self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, images_NHWC: np.ndarray | Tensor | Selection, label_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Posterior mean and log-variance, each (N, D)."""
         both_N2D = self._of_each(images_NHWC, label_N, lambda x_NCHW, labels, _: torch.cat(self.model.encode(x_NCHW, labels), 1))
         mean_ND, logvar_ND = both_N2D.chunk(2, 1)

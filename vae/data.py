@@ -212,6 +212,11 @@ class Selection:
     def __len__(self) -> int:
         return len(self._places)
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """As of the array that it stands for."""
+        return len(self), *self._images.image_shape
+
     def __getitem__(self, rows: slice) -> np.ndarray:
         return self._images.gather(self._places[rows])
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vae.artefact import BATCH, Generator
+from vae.data import Selection
 
 TILE = 8
 # An image's noise is that of its place among the request's images; others ask for other numbers of samples.
@@ -133,7 +134,13 @@ class Batched(Generator):
         self._alone, self._submit, self._most_images = generator, submit, most_images
 
     def _each(
-        self, what: str, rows: Tensor | np.ndarray, label_N: Tensor | None, seed: int = 0, size: int = BATCH, samples: int = 1
+        self,
+        what: str,
+        rows: Tensor | np.ndarray | Selection,
+        label_N: Tensor | None,
+        seed: int = 0,
+        size: int = BATCH,
+        samples: int = 1,
     ) -> Tensor:
         if len(rows) > self._most_images:
             raise ValueError(f"an answer is of at most {self._most_images} images, this one of {len(rows)}")
@@ -145,7 +152,7 @@ class Batched(Generator):
         """Images of latents."""
         return self._each("decode", z_ND, label_N).numpy()
 
-    def encode(self, images_NHWC: np.ndarray | Tensor, label_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, images_NHWC: np.ndarray | Tensor | Selection, label_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Posterior mean and log-variance."""
         mean_ND, logvar_ND = self._each("encode", images_NHWC, label_N).chunk(2, 1)
         return mean_ND.contiguous(), logvar_ND.contiguous()

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vae.data import Selection
 from vae.images import model_input
 from vae.models.base import VAE
 
@@ -35,7 +36,7 @@ class Tables:
 
     @classmethod
     @torch.no_grad()
-    def fit(cls, model: VAE, images_NHWC: np.ndarray) -> Tables:
+    def fit(cls, model: VAE, images_NHWC: np.ndarray | Selection) -> Tables:
         """Of the posterior means of training images; ValueError for a model whose posterior is not normal, or is told labels."""
         check_model(model)
         means, logvars = zip(

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from configs import model_config
+from vae.artefact import Generator
 from vae.data import ImageShards, Selection, ShardWriter
 from vae.models import build
 from vae.samplers import ENCODED, posterior_samples
+from vae.samplers.normal import Normal
 
 
 def write(directory: Path, images: np.ndarray, shard_images: int) -> list[tuple[str, int]]:
@@ -146,6 +149,12 @@ def test_selection_is_encoded_as_the_images_are_that_it_stands_for_but_read_in_p
             return super().gather(indices)
 
     places, model = np.arange(3 * ENCODED)[::-2], build(model_config())
-    chosen = Selection(Told(tmp_path / "s"), places)
-    np.testing.assert_array_equal(posterior_samples(model, chosen, 1), posterior_samples(model, images[places], 1))
-    assert sum(read) == len(chosen) == len(places) and max(read) <= ENCODED
+    chosen, generator = (
+        Selection(Told(tmp_path / "s"), places),
+        Generator(model, model_config(), Normal({"latent_dim": torch.tensor(model_config().latent_dim)}), {}),
+    )
+    assert chosen.shape == images[places].shape and len(chosen) == len(places)
+    for encoded in (lambda some: posterior_samples(model, some, 1), lambda some: generator.encode(some)[0]):
+        read.clear()
+        np.testing.assert_array_equal(encoded(chosen), encoded(images[places]))
+        assert sum(read) == len(places) > max(read)
