@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.cluster import ENVIRONMENT
 from vae.data import ImageShards, ShardWriter
 from vae.files import canonical_json, read_json, write_text
 from workspace import Workspace
@@ -16,6 +17,8 @@ from workspace import Workspace
 TABLE = Path(__file__).resolve().parents[1] / "reports" / "faults.json"
 # A shell's background job is deaf to Ctrl-C, and what it starts is too: the tests send it to stages.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Ray reads its settings when it is imported, by whichever test comes first in a process: they are to be the same for all.
+os.environ.update(ENVIRONMENT)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

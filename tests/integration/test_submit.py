@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -45,19 +46,21 @@ class Jobs:
 
 
 @pytest.fixture(scope="module")
-def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
-    folder, port = tmp_path_factory.mktemp("r") / "t", free_port()
-    with cluster(folder, TOKEN, 2, dashboard=port) as (address, _):
-        found = Jobs(address, port, folder)
-        deadline = time.monotonic() + SECONDS
-        while True:
-            try:
-                found.ask("/api/jobs/")
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "the dashboard does not come up"
-                time.sleep(0.2)
-        yield found
+def jobs() -> Iterator[Jobs]:
+    # Not below pytest's own folder: the path of a socket has 107 bytes at most, and the dashboard's have long names.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as short:
+        folder, port = Path(short) / "t", free_port()
+        with cluster(folder, TOKEN, 2, dashboard=port) as (address, _):
+            found = Jobs(address, port, folder)
+            deadline = time.monotonic() + SECONDS
+            while True:
+                try:
+                    found.ask("/api/jobs/")
+                    break
+                except OSError:
+                    assert time.monotonic() < deadline, "the dashboard does not come up"
+                    time.sleep(0.2)
+            yield found
 
 
 @pytest.fixture
