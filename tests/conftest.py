@@ -17,8 +17,6 @@ from workspace import Workspace
 TABLE = Path(__file__).resolve().parents[1] / "reports" / "faults.json"
 # A shell's background job is deaf to Ctrl-C, and what it starts is too: the tests send it to stages.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# Ray reads its settings when it is imported, by whichever test comes first in a process: they are to be the same for all.
-os.environ.update(ENVIRONMENT)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -36,6 +34,16 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def ray_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a test that imports Ray: it reads its settings then, and whichever test comes first in a process decides them for all.
+
+    Only while that test runs: the stages that others start are to find these settings by themselves.
+    """
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

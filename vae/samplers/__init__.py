@@ -74,7 +74,7 @@ def fit_to(z_ND: Tensor, config: PriorConfig, seed: int, classes: int, label_N: 
 
 
 def fit_prior(
-    model: VAE, images_NHWC: np.ndarray, config: PriorConfig, seed: int, label_N: Tensor | None = None
+    model: VAE, images_NHWC: np.ndarray | Selection, config: PriorConfig, seed: int, label_N: Tensor | None = None
 ) -> Sampler | ByClass:
     """``fit_to`` the posterior samples of images."""
     return fit_to(posterior_samples(model, images_NHWC, seed, label_N), config, seed, model.classes, label_N)

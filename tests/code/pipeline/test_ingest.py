@@ -77,7 +77,7 @@ class Deadly(int):
         return int(self) < other
 
 
-@pytest.mark.usefixtures("ray_paths")
+@pytest.mark.usefixtures("ray_settings", "ray_paths")
 def test_decode_on_ray_gives_the_blocks_of_one_process_and_survives_a_decoder_that_dies(tmp_path, picture, project):
     path = tmp_path / "a.zip"
     names = archive_of(path, {f"{i}.png": picture(i, 9 + i % 4, 12) for i in range(40)})

@@ -91,6 +91,7 @@ def test_disk_bytes_are_those_of_checkpoints_really_written(tmp_path):
     assert len(kept) == 3 and disk["checkpoints of train"] == (len(kept) + 1) * foreseen, "one more while it is written"
 
 
+@pytest.mark.usefixtures("ray_settings")
 @pytest.mark.parametrize(("trials", "rungs", "factor"), [(10, 3, 2), (4, 2, 2), (1, 1, 2), (7, 2, 3), (23, 3, 3), (25, 4, 2)])
 def test_halved_reports_are_those_that_rays_hyperband_hands_out(trials, rungs, factor):
     from ray.tune.experiment import Trial

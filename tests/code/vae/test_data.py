@@ -149,10 +149,8 @@ def test_selection_is_encoded_as_the_images_are_that_it_stands_for_but_read_in_p
             return super().gather(indices)
 
     places, model = np.arange(3 * ENCODED)[::-2], build(model_config())
-    chosen, generator = (
-        Selection(Told(tmp_path / "s"), places),
-        Generator(model, model_config(), Normal({"latent_dim": torch.tensor(model_config().latent_dim)}), {}),
-    )
+    chosen = Selection(Told(tmp_path / "s"), places)
+    generator = Generator(model, model_config(), Normal({"latent_dim": torch.tensor(model_config().latent_dim)}), {})
     assert chosen.shape == images[places].shape and len(chosen) == len(places)
     for encoded in (lambda some: posterior_samples(model, some, 1), lambda some: generator.encode(some)[0]):
         read.clear()
