@@ -112,7 +112,10 @@ class Loader:
 
     def _in_range(self, x_NHWC: Tensor) -> Tensor:
         x_NCHW = to_model_range(x_NHWC)
-        return x_NCHW if self._config.memory_format == "channels_last" else x_NCHW.contiguous()
+        if self._config.memory_format == "channels_last":
+            return x_NCHW
+        # Not contiguous(): one channel is so in both layouts, and convolutions would go by its strides, which say channels_last.
+        return x_NCHW.clone(memory_format=torch.contiguous_format)
 
     @property
     def pixels(self) -> int:
