@@ -20,8 +20,12 @@ from vae.order import stream_indices
 CPU = torch.device("cpu")
 
 
+@pytest.mark.parametrize("room_bytes", [96 * 64, 96 * 64 - 1])
 @pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
-def test_batch_is_the_streams_rows_in_model_range(fit_config: FitConfig, shards: ImageShards, layout: str) -> None:
+def test_batch_is_the_streams_rows_in_model_range(
+    fit_config: FitConfig, shards: ImageShards, layout: str, room_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vae.loader.RESIDENT_BYTES", room_bytes)
     loader = Loader(shards, replace(fit_config, memory_format=layout), CPU, None)
     for step in (0, 7, 3):  # 96 images, 16 a step: step 7 lies in the second epoch
         indices = stream_indices(96, fit_config.seed, 16 * step + 4, 16 * step + 12)
