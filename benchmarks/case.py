@@ -19,7 +19,8 @@ from vae.data import ImageShards, ShardWriter
 SHARDS = ROOT / ".work" / "bench-data"
 NETWORKS = {"wide": (32, 64, 128, 256), "narrow": (8, 16, 32, 64)}
 DATA = {"mnist": ("mnist-png", "L"), "cifar10": ("cifar10-jpg", "RGB")}
-STEPS = {"wide": 16, "narrow": 192}  # measured in a round: two seconds on one thread; of the narrow one more, whose steps vary more
+# Measured in a round: two seconds on one thread; of the narrow one more, whose steps vary more.
+STEPS = {"wide": 16, "narrow": 192}
 SIDE = 32
 
 
