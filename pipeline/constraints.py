@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:  # whoever reads params.yaml imports this: every command, stage and worker
+    import pandas as pd
 
 COLUMNS = ("beta", "latent_dim", "score", "elbo_nats", "rate_nats", "distortion_nats")
 _TEXT = re.compile(r"\s*(\w+)\s*(<=|>=)\s*(\S+)\s*")

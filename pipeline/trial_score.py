@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -62,6 +61,8 @@ def of_samples(values: SimpleNamespace, extractor: Path, real_ND: Tensor, state:
 
 def _known(index: Path) -> np.ndarray:
     """The known factors (N, F) of the validation images; none of them where one is not known."""
+    import pandas as pd  # not above: every worker of a training imports this module, and most read no factors
+
     table = pd.read_parquet(index)
     known = table.loc[table["split"] == "val", [column for column in table if column.startswith(FACTOR)]]
     return known.dropna(axis=1).to_numpy(np.float64)
