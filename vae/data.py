@@ -6,14 +6,12 @@ import io
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import numpy as np
+import torch
 
 from vae.shard_cache import ShardCache
-
-if TYPE_CHECKING:
-    import torch
 
 SHARD_NAME = "shard-{:05d}.npy"
 LABELS, FOLLOWING = "labels.npy", "following.npy"
@@ -186,8 +184,6 @@ class ImageShards:
 
     def labels(self, indices: np.ndarray, device: torch.device | None = None) -> torch.Tensor | None:
         """The class numbers of these images, int64, or None where they are not known."""
-        import torch  # not above: its import takes a second, and stages that only pack images need none
-
         return None if self.labels_N is None else torch.from_numpy(self.labels_N[indices]).to(device)
 
     def slice(self, start: int, stop: int) -> np.ndarray:
