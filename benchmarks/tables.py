@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import recipe_tables
+from benchmarks import recipe_tables, speed_tables
 from benchmarks.markdown import lines, measured_on, read
 from benchmarks.rows import RESULTS, ROOT
 from vae.files import write_text
@@ -209,6 +209,9 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/vaegan.md": {"vaegan": recipe_tables.vaegan},
     "docs/video.md": {"video": recipe_tables.video},
     "docs/restyle.md": {"restyle": recipe_tables.restyle, "inpaint": recipe_tables.inpaint},
+    "docs/speed.md": {
+        "against": speed_tables.against, "grouped": speed_tables.grouped, "beside": speed_tables.beside, "ingest": speed_tables.ingest,
+    },  # fmt: skip
 }
 
 
