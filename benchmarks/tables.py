@@ -210,7 +210,10 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/video.md": {"video": recipe_tables.video},
     "docs/restyle.md": {"restyle": recipe_tables.restyle, "inpaint": recipe_tables.inpaint},
     "docs/speed.md": {
-        "against": speed_tables.against, "grouped": speed_tables.grouped, "beside": speed_tables.beside, "ingest": speed_tables.ingest,
+        "against": speed_tables.against,
+        "grouped": speed_tables.grouped,
+        "beside": speed_tables.beside,
+        "ingest": speed_tables.ingest,
     },  # fmt: skip
 }
 
