@@ -99,8 +99,7 @@ def ingest() -> str:
     ))  # fmt: skip
     for name, title in (("mnist-png", "MNIST"), ("cifar10-jpg", "CIFAR-10, JPEG copy")):
         each = found["duplicates"][name]
-        rows.append((
-            f"near duplicates planted in {each['images']:,} images of {title}", f"{100 * min(each['recall'].values()):.0f} % found, at worst",
-            f"{100 * each['groups_per_image']:.2f} % of the real ones in a group",
-        ))  # fmt: skip
+        found_at_worst = f"{100 * min(each['recall'].values()):.0f} % found, at worst"
+        real = f"{100 * each['groups_per_image']:.2f} % of the real ones in a group"
+        rows.append((f"near duplicates planted in {each['images']:,} images of {title}", found_at_worst, real))
     return lines(("", "measured", ""), rows)

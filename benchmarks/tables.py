@@ -214,7 +214,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "grouped": speed_tables.grouped,
         "beside": speed_tables.beside,
         "ingest": speed_tables.ingest,
-    },  # fmt: skip
+    },
 }
 
 
