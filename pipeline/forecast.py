@@ -110,13 +110,18 @@ def halved_reports(trials: int, rungs: int, factor: int) -> int:
 
 
 def search(section: Tune, config: FitConfig, costs: Mapping[str, float], val_images: int, at_once: int) -> dict[str, Any]:
-    """Images and seconds of a search: at least with HyperBand's stopping and no idle worker, at most where nothing stops."""
+    """Images and seconds of a search: at least with HyperBand's stopping and no idle worker, at most where nothing stops.
+
+    A population waits for all at every report, and begins anew after it.
+    """
     rungs = section.reduction_factor ** (section.rungs - 1)
-    halved = halved_reports(section.trials, section.rungs, section.reduction_factor)
+    stopping = section.scheduler in ("hyperband", "asha")
+    halved = halved_reports(section.trials, section.rungs, section.reduction_factor) if stopping else section.trials * rungs
     whole = sum(part.high for part in training_seconds(config, costs, val_images).values())
     report, begin = whole / rungs, TRIAL_SECONDS + (GROUP_SECONDS if section.workers_per_trial > 1 else 0.0)
     least = max(halved * report + section.trials * begin, at_once * (whole + begin)) / at_once
-    most = math.ceil(section.trials / at_once) * (whole + begin)
+    rounds = rungs if section.scheduler == "pbt" else 1
+    most = math.ceil(section.trials / at_once) * (whole + rounds * begin)
     images = config.total_images // rungs
     return {
         "images": Range(halved * images, section.trials * rungs * images),

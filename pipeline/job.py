@@ -36,7 +36,7 @@ from vae.shard_cache import ShardCache
 from vae.trainer import fit
 from vae.transfer import origin
 
-STOP_FILE, CHECKPOINTS = "stop", "checkpoints"  # below a job's state
+STOP_FILE, CHECKPOINTS, SPOOL = "stop", "checkpoints", "spool.jsonl"  # below a job's state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Job:
 
     @property
     def spool(self) -> Path:
-        return self.state / "spool.jsonl"
+        return self.state / SPOOL
 
     @property
     def weights(self) -> Path:

@@ -131,13 +131,9 @@ def _across(sections: SimpleNamespace) -> list[Problem]:
         )
     if sections.preprocess.val_fraction + sections.preprocess.test_fraction >= 1:
         found.append(Problem("preprocess.val_fraction", "with test_fraction leaves nothing to train on: make both smaller"))
-    if sections.tune.scheduler != "none" and sections.tune.reduction_factor ** (sections.tune.rungs - 1) > sections.tune.trials:
-        found.append(
-            Problem(
-                "tune.trials",
-                f"is too small for {sections.tune.rungs} rungs that each keep 1 in {sections.tune.reduction_factor}",
-            )
-        )
+    tune = sections.tune
+    if tune.scheduler in ("hyperband", "asha") and tune.reduction_factor ** (tune.rungs - 1) > tune.trials:
+        found.append(Problem("tune.trials", f"is too small for {tune.rungs} rungs that each keep 1 in {tune.reduction_factor}"))
     return found
 
 

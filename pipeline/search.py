@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,8 @@ from pipeline.choice import worth_keeping
 from pipeline.cluster import Profile
 from pipeline.console import Progress
 from pipeline.group import watched
-from pipeline.job import CHECKPOINTS, Job
+from pipeline.job import CHECKPOINTS, SPOOL, Job
+from pipeline.population import population
 from pipeline.sections import Fit
 from pipeline.spool import read
 from pipeline.trial import outcome, point_of, run_trial, side_by_side, trial_job
@@ -34,7 +36,6 @@ def search(values: SimpleNamespace, template: Job, profile: Profile, trials_seen
     from ray import tune
 
     metric, mode = SCORES[section.score]
-    reports = section.reduction_factor ** (section.rungs - 1)
     grouped = section.workers_per_trial > 1
     # A trial that drives a group must not hold a processor that its own workers wait for; Ray wants some resource all the same.
     alone: dict[str, float] = {"CPU": profile.cpus_per_worker, "GPU": profile.gpus_per_worker}
@@ -42,31 +43,53 @@ def search(values: SimpleNamespace, template: Job, profile: Profile, trials_seen
     at_once = side_by_side(profile, section.workers_per_trial, ray.cluster_resources())
     setup = {
         "template": template.to_dict(), "workers": section.workers_per_trial, "profile": vars(profile), "space": section.space,
+        "exchange": section.scheduler == "pbt",
     }  # fmt: skip
     storage = template.state / "ray"
     shutil.rmtree(storage, ignore_errors=True)
     alone_decides = section.objectives == "score"
+    points, ways = _ways(section, template, trials, values.base.seed)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, setup=setup), needs),
-        param_space={name: _domain(name, dimension) for name, dimension in space.searched(section).items()},
+        param_space=points,
         tune_config=tune.TuneConfig(
             metric=metric if alone_decides else None,
             mode=mode if alone_decides else None,
-            num_samples=trials,
-            search_alg=proposer(section, values.base.seed),
-            scheduler=_scheduler(section, reports),
             reuse_actors=not grouped,
             max_concurrent_trials=at_once if grouped or section.searcher == "tpe" else None,
+            **ways,
         ),
         run_config=tune.RunConfig(name="search", storage_path=str(storage), verbose=0, callbacks=[_tidying(template, section)]),
     )
 
     def tick() -> None:
-        spools = list(template.state.glob("*/spool.jsonl"))
-        images = sum(int(records[-1]["images"]) for spool in spools if (records := read(spool)))
-        trials_seen.to(images, f"{len(spools)} of {trials} trials started")
+        images: dict[str, int] = {}  # of each trial, which may have had several states
+        for spool in template.state.glob(f"[0-9]*/{SPOOL}"):
+            number, records = spool.parent.name.split("-")[0], read(spool)
+            images[number] = max(images.get(number, 0), int(records[-1]["images"]) if records else 0)
+        trials_seen.to(sum(images.values()), f"{len(images)} of {trials} trials started")
 
     return watched(tuner.fit, tick)
+
+
+def _ways(section: SimpleNamespace, template: Job, trials: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What Ray Tune draws points from, and who proposes and stops, as its configuration has it."""
+    from ray import tune
+
+    domains = {name: _domain(name, dimension) for name, dimension in space.searched(section).items()}
+    proposing = proposer(section, seed)
+    if section.scheduler != "pbt":
+        return domains, {"search_alg": proposing, "scheduler": _scheduler(section), "num_samples": trials}
+    # The scheduler of populations takes no searcher: it gets the points that one would propose as a list.
+    proposing.set_search_properties(*SCORES[section.score], domains)
+    points = [proposing.suggest(str(number)) for number in range(trials)]
+    listed = {name: tune.sample_from(partial(_of_point, points, name)) for name in domains}
+    numbers = {"number": tune.grid_search(list(range(trials))), "history": []}
+    return numbers | listed, {"scheduler": population(template, section, domains)}
+
+
+def _of_point(points: list[dict[str, Any]], name: str, config: dict[str, Any]) -> Any:
+    return points[config["number"]][name]
 
 
 def proposer(section: SimpleNamespace, seed: int) -> Any:
@@ -136,13 +159,13 @@ def _domain(name: str, dimension: space.Dimension) -> Any:
     return (tune.loguniform if dimension.log else tune.uniform)(low, high)
 
 
-def _scheduler(section: SimpleNamespace, reports: int) -> Any:
+def _scheduler(section: SimpleNamespace) -> Any:
     from ray.tune import schedulers
 
     if section.scheduler == "none":
         return schedulers.FIFOScheduler()
     kind = halving() if section.scheduler == "hyperband" else schedulers.ASHAScheduler
-    return kind(max_t=reports, reduction_factor=section.reduction_factor)
+    return kind(max_t=section.reduction_factor ** (section.rungs - 1), reduction_factor=section.reduction_factor)
 
 
 def halving() -> Any:

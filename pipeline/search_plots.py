@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 
 from pipeline.choice import COMPLETED
 from pipeline.plots import ACCENT, INK, save, subplots, words
+from pipeline.trial import Point
 
 LEAST_FOR_CONTOUR = 4
 SHADES = "viridis_r"
@@ -92,6 +94,25 @@ def draw_fronts(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Pa
         axes.set_ylabel(y_label)
     both[0].legend(fontsize=8)
     figure.suptitle(best["rule"], fontsize=10)
+    save(figure, path)
+
+
+def draw_lineages(points: Sequence[Point], images: Sequence[float], best: dict[str, Any], path: Path) -> None:
+    """Beta on the way to each trial's last weights: a line per trial, a step where it went on from another; the choice's thick."""
+    figure, axes = subplots(7, 4)
+    for point, seen in zip(points, images, strict=True):
+        ends = [each["until_images"] for each in point.history]
+        betas = [*(each["beta"] for each in point.history), point.beta]
+        taken = point.number == best["trial"]
+        axes.stairs(
+            betas, [0, *ends, max(seen, *ends, 1)], baseline=None, color=ACCENT if taken else "#2c7fb8",
+            linewidth=3 if taken else 1.2, zorder=3 if taken else 2,
+        )  # fmt: skip
+        axes.annotate(str(point.number), (seen, point.beta), (4, -3), textcoords="offset points", fontsize=8, color=INK)
+    axes.set_yscale("log")
+    axes.set_xlabel("images seen by the weights")
+    axes.set_ylabel("beta")
+    axes.set_title("a step: the trial went on from another one's weights; thick: the choice", fontsize=10)
     save(figure, path)
 
 

@@ -141,7 +141,7 @@ class Tune:
     objectives: str = field(choices=("score", "latent_dim_and_score", "rate_and_distortion"))
     grid_points: int = field(low=2, high=100)
     constraints: list
-    scheduler: str = field(choices=("hyperband", "asha", "none"))
+    scheduler: str = field(choices=("hyperband", "asha", "pbt", "none"))
 
     def problems(self) -> list[tuple[str, str]]:
         found = []
@@ -155,6 +155,8 @@ class Tune:
                 "needs tune.searcher tpe, which proposes for two objectives, and tune.scheduler none, as a scheduler stops by one"
             )
             found.append(("objectives", f"{self.objectives} {wrong}"))
+        if self.scheduler == "pbt":
+            found += self._population_problems()
         wrong_space = space.problems(self.space, Fit)
         if not wrong_space:
             ranges = [name for name, dimension in space.dimensions(self.space).items() if dimension.choices is None]
@@ -165,6 +167,20 @@ class Tune:
                     wrong = f"make a grid of {points} points, {MOST_TRIALS} at most: search fewer keys or take fewer points"
                     found.append(("grid_points", wrong))
         return found + wrong_space
+
+    def _population_problems(self) -> list[tuple[str, str]]:
+        found = []
+        if self.searcher == "tpe":
+            found.append(
+                ("searcher", "tpe learns from trials that ended, with scheduler pbt all do at once: set sobol, random or grid")
+            )
+        if self.searcher != "grid" and self.trials < 2:
+            found.append(("trials", "must be 2 at least with scheduler pbt: one goes on from the other"))
+        if self.rungs < 2:
+            found.append(
+                ("rungs", "must be 2 at least with scheduler pbt: trials go on from others at every report but the last")
+            )
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

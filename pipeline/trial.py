@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,11 +15,14 @@ from pipeline.choice import COMPLETED, FAILED, STOPPED
 from pipeline.cluster import Profile
 from pipeline.errors import TrainingFailedError
 from pipeline.group import run_group
-from pipeline.job import Job, execute, failure
+from pipeline.job import CHECKPOINTS, Job, execute, failure
 from pipeline.sections import Fit
 from pipeline.spool import read
 from vae.config import Architecture
 from vae.files import canonical_json
+from vae.state import checkpoint_path
+
+CHECKPOINT_SECONDS, CHECKPOINT_POLL_SECONDS = 120.0, 0.02
 
 
 def side_by_side(profile: Profile, workers: int, resources: Mapping[str, float]) -> int:
@@ -37,12 +41,14 @@ class Point:
     latent_dim: int
     changes: dict[str, Any]
     number: int = 0  # of the trial: a space without continuous dimensions may be asked for a point twice
+    history: tuple[dict[str, Any], ...] = ()  # whose weights it went on from, until which step, at what values (scheduler pbt)
 
     @property
     def name(self) -> str:
         """The same for the same trial of the same search."""
         short = f"{self.number:04d}-beta-{self.beta:.8g}-latent-{self.latent_dim}"
-        return short if not self.changes else f"{short}-{hashlib.sha256(canonical_json(self.changes).encode()).hexdigest()[:10]}"
+        more = [self.changes, *self.history]
+        return short if more == [{}] else f"{short}-{hashlib.sha256(canonical_json(more).encode()).hexdigest()[:10]}"
 
 
 def trial_job(template: Job, point: Point) -> Job:
@@ -62,7 +68,8 @@ def trial_job(template: Job, point: Point) -> Job:
 
 def point_of(config: Mapping[str, Any], space_told: Mapping[str, Any]) -> Point:
     """The point that Ray Tune's configuration stands for."""
-    return Point(float(config["beta"]), int(config["latent_dim"]), space.active(space_told, config, Fit), int(config["number"]))
+    changes, history = space.active(space_told, config, Fit), tuple(config.get("history", ()))
+    return Point(float(config["beta"]), int(config["latent_dim"]), changes, int(config["number"]), history)
 
 
 def outcome(template: Job, point: Point, failed: bool, metric: str) -> dict[str, Any]:
@@ -70,12 +77,29 @@ def outcome(template: Job, point: Point, failed: bool, metric: str) -> dict[str,
     records = read(trial_job(template, point).spool)
     last = records[-1] if records else {}
     done = bool(records) and last["step"] >= template.fit.total_steps
+    past = {"history": "; ".join(f"trial {each['trial']} until {each['until_images']} images" for each in point.history)}
     return {
         "trial": point.number, "beta": point.beta, "latent_dim": point.latent_dim, **point.changes,
         "state": FAILED if failed else COMPLETED if done else STOPPED, "images": last.get("images", 0), "score": last.get(metric),
         "elbo_nats": last.get("val_elbo_nats"), "rate_nats": last.get("val_rate_nats"),
-        "distortion_nats": last.get("val_distortion_nats"),
+        "distortion_nats": last.get("val_distortion_nats"), **(past if point.history else {}),
     }  # fmt: skip
+
+
+def kept(job: Job, step: int) -> bool:
+    """Whether the job's checkpoint of that step is on the disk, or it keeps none any more."""
+    return not (job.state / CHECKPOINTS).is_dir() or checkpoint_path(job.state / CHECKPOINTS, step).is_dir()
+
+
+def wait_until_kept(job: Job, step: int) -> None:
+    """Until another trial could go on from that step; TrainingFailedError where its checkpoint does not come."""
+    until = time.monotonic() + CHECKPOINT_SECONDS
+    while not kept(job, step):
+        if time.monotonic() > until:
+            raise TrainingFailedError(
+                f"the checkpoint of step {step} did not come to {job.state / CHECKPOINTS} in {CHECKPOINT_SECONDS:.0f} s"
+            )
+        time.sleep(CHECKPOINT_POLL_SECONDS)
 
 
 def run_trial(config: dict[str, Any], setup: dict[str, Any]) -> None:
@@ -93,11 +117,18 @@ def run_trial(config: dict[str, Any], setup: dict[str, Any]) -> None:
         if record["step"] <= reported:
             return
         reported = int(record["step"])
+        if setup["exchange"]:
+            wait_until_kept(job, reported)
+            # A step that is done again, because its checkpoint was lost with a kill, is told without the score that it has.
+            record = next(each for each in read(job.spool) if each["step"] == reported)
         with tempfile.TemporaryDirectory() as directory:  # the real checkpoint is the job's own
             (Path(directory) / "step").write_text(str(reported))
             tune.report({**record, "latent_dim": job.model.latent_dim}, checkpoint=tune.Checkpoint.from_directory(directory))
 
-    for record in read(job.spool):
+    records = read(job.spool)
+    if setup["exchange"] and records and records[-1]["step"] < job.fit.total_steps and not kept(job, records[-1]["step"]):
+        records.pop()  # its checkpoint went with a kill: the step is done again
+    for record in records:
         send(record)
     if reported >= job.fit.total_steps:
         return

@@ -25,7 +25,7 @@ from pipeline.job import Job, check_cache, classes, fingerprint, identity, on_th
 from pipeline.outbox import Message, Outbox, connect
 from pipeline.paths import BEST, METRICS, Paths
 from pipeline.search import search
-from pipeline.search_plots import draw_fronts, draw_study, draw_trials
+from pipeline.search_plots import draw_fronts, draw_lineages, draw_study, draw_trials
 from pipeline.sections import Fit
 from pipeline.spool import read
 from pipeline.study import importances, study_of
@@ -144,6 +144,7 @@ def tune(values: SimpleNamespace, paths: Paths) -> None:
         "beta": point.beta,
         "latent_dim": point.latent_dim,
         "changes": point.changes,
+        "history": list(point.history),
         "score": float(taken["score"]),
         "score_name": metric,
         "rule": told(section.choice, metric, mode, limits),
@@ -153,6 +154,8 @@ def tune(values: SimpleNamespace, paths: Paths) -> None:
         table.to_csv(report / "trials.csv", index=False)
         draw_trials(table, best, metric, report / "trials.png")
         draw_fronts(table, best, metric, report / "fronts.png")
+        if section.scheduler == "pbt":
+            draw_lineages(points, table["images"], best, report / "lineages.png")
         study = study_of(table, section, metric, mode)
         shares = {} if study is None else importances(study, values.base.seed)
         draw_study(study, shares, report / "parallel.png", report / "importance.png")
@@ -166,6 +169,8 @@ def tune(values: SimpleNamespace, paths: Paths) -> None:
     shutil.rmtree(template.state)
     outbox.try_to_deliver(tracker)
     log.info("chose beta %.3g and %d latent dimensions: %s %.4g", best["beta"], best["latent_dim"], metric, best["score"])
+    if point.history:
+        log.info("its weights saw other values before (history in best.json): train.warm_start: tuned begins with them")
 
 
 if __name__ == "__main__":

@@ -99,6 +99,7 @@ def test_what_every_command_or_worker_imports_needs_no_pandas(module: str) -> No
                 "plan.py",
                 "trial.py",
                 "search.py",
+                "population.py",
                 "deployment.py",
                 "serve.py",
                 "submit.py",

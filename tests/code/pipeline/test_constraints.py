@@ -56,6 +56,17 @@ def test_front_is_asked_for_with_those_who_can_propose_it():
     assert "scheduler none" in refusal(objectives="latent_dim_and_score", searcher="tpe", scheduler="asha")
 
 
+def test_population_needs_others_to_go_on_from_and_points_that_are_known_at_the_start():
+    message = refusal(scheduler="pbt", searcher="tpe", rungs=1, trials=1)
+    for wrong in (
+        "tune.searcher: tpe learns from trials that ended",
+        "tune.trials: must be 2 at least",
+        "tune.rungs: must be 2 at least",
+    ):
+        assert wrong in message
+    assert "tune.trials" not in refusal(scheduler="pbt", searcher="grid", rungs=1, trials=1)
+
+
 def test_grid_of_too_many_points_is_refused():
     wide = {name: {"low": 0.001, "high": 0.01} for name in ("learning_rate", "weight_decay")}
     message = refusal(searcher="grid", grid_points=20, space=wide)
