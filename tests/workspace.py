@@ -153,9 +153,13 @@ class Workspace:
     def start_training(self, **environment: str) -> subprocess.Popen:
         """Start the stage and wait until it has a checkpoint; all that it prints comes through ``stdout``."""
         process = self.start("pipeline.train", **environment)
-        deadline = time.monotonic() + START_SECONDS
-        while not list(self.root.glob(".work/train/checkpoints/step-*/MANIFEST.json")):
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline, "no checkpoint came"
-            time.sleep(0.02)
+        self.wait_for(".work/train/checkpoints/step-*/MANIFEST.json", process)
         return process
+
+    def wait_for(self, pattern: str, process: subprocess.Popen) -> None:
+        """Until the process has made such a file."""
+        deadline = time.monotonic() + START_SECONDS
+        while not list(self.root.glob(pattern)):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, f"no {pattern} came"
+            time.sleep(0.02)

@@ -95,9 +95,11 @@ def test_terminated_stage_leaves_a_checkpoint_and_nothing_running_and_another_co
     ready: Workspace, uninterrupted: str
 ) -> None:
     ready.set(LONG)
-    process = ready.start_training()
-    second = ready.stage("train")  # beside the first
+    process = ready.start("pipeline.train")
+    ready.wait_for(".work/train.lock", process)
+    second = ready.stage("train")  # beside the first, which takes longer to begin than this to end
     assert second.returncode == 75 and "already running" in one_line(second, "train")
+    ready.wait_for(".work/train/checkpoints/step-*/MANIFEST.json", process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(END_SECONDS) == 143
     assert _all_gone(ready)
