@@ -133,6 +133,7 @@ def context(title: str, paths: Paths) -> dict[str, Any]:
         "training": f"{trained['images']:,} images on {run['workers']} workers at beta {number(trained['beta'])}, {run['begun']}"
         + _privacy(model["preprocessing"].get("privacy")),
         "search": f"chosen: beta {number(best['beta'])}, {best['latent_dim']} latents; rule: {best['rule']}"
+        + ("; its weights saw other values before" if best.get("history") else "")
         + ("" if run["tuned"] else "; not taken by this version (train.use_tuned is false)"),
         "data": f"{counts['seen']:,} files seen: {counts['accepted']:,} accepted, {counts['rejected']:,} rejected ({reasons}), "
         f"{counts['skipped']:,} skipped; {counts['train_images']:,} for training, {counts['val_images']:,} for validation, "

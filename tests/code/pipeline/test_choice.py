@@ -8,7 +8,8 @@ import pytest
 
 from pipeline import search_plots
 from pipeline.choice import chosen, knee, nondominated, told, with_fronts
-from pipeline.search_plots import draw_fronts, draw_trials
+from pipeline.search_plots import draw_fronts, draw_lineages, draw_trials
+from pipeline.trial import Point
 
 
 def by_pairs(points: np.ndarray) -> list[bool]:
@@ -103,3 +104,15 @@ def test_trials_are_drawn_with_contours_where_they_span_an_area(tmp_path, monkey
     low, high = axes.collections[-2].get_clim()
     assert low == pytest.approx(0, abs=0.1) and high == pytest.approx(len(places) - 1, abs=0.1)
     assert axes.get_xlim()[0] < 0.1 and axes.get_ylim()[1] > 9
+
+
+def test_lineage_is_drawn_as_the_values_that_the_weights_saw_until_the_trials_end(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(search_plots, "save", lambda figure, path: figures.append(figure))
+    past = ({"trial": 1, "until_images": 100, "beta": 0.5}, {"trial": 2, "until_images": 300, "beta": 0.7})
+    points = [Point(0.6, 4, {}, 0, past), Point(1.0, 4, {}, 1), Point(2.0, 4, {}, 2)]
+    draw_lineages(points, [400, 400, 0], {"trial": 0}, tmp_path / "p.png")  # the last one failed before a report
+    lines = [patch.get_data() for patch in figures[0].axes[0].patches]
+    assert [list(line.values) for line in lines] == [[0.5, 0.7, 0.6], [1.0], [2.0]]
+    assert [list(line.edges) for line in lines] == [[0, 100, 300, 400], [0, 400], [0, 1]]
+    assert [patch.get_linewidth() > 2 for patch in figures[0].axes[0].patches] == [True, False, False]
