@@ -112,16 +112,18 @@ def halved_reports(trials: int, rungs: int, factor: int) -> int:
 def search(section: Tune, config: FitConfig, costs: Mapping[str, float], val_images: int, at_once: int) -> dict[str, Any]:
     """Images and seconds of a search: at least with HyperBand's stopping and no idle worker, at most where nothing stops.
 
-    A population waits for all at every report, and begins anew after it.
+    A population waits for all at every report, and begins anew after it; so does a worker group, for a scheduler to decide.
     """
     rungs = section.reduction_factor ** (section.rungs - 1)
     stopping = section.scheduler in ("hyperband", "asha")
     halved = halved_reports(section.trials, section.rungs, section.reduction_factor) if stopping else section.trials * rungs
     whole = sum(part.high for part in training_seconds(config, costs, val_images).values())
-    report, begin = whole / rungs, TRIAL_SECONDS + (GROUP_SECONDS if section.workers_per_trial > 1 else 0.0)
-    least = max(halved * report + section.trials * begin, at_once * (whole + begin)) / at_once
+    group = GROUP_SECONDS if section.workers_per_trial > 1 else 0.0
+    groups = rungs if section.scheduler != "none" else 1
+    report, begin = whole / rungs + group * groups / rungs, TRIAL_SECONDS
+    least = max(halved * report + section.trials * begin, at_once * (rungs * report + begin)) / at_once
     rounds = rungs if section.scheduler == "pbt" else 1
-    most = math.ceil(section.trials / at_once) * (whole + rounds * begin)
+    most = math.ceil(section.trials / at_once) * (rungs * report + rounds * begin)
     images = config.total_images // rungs
     return {
         "images": Range(halved * images, section.trials * rungs * images),

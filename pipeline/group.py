@@ -24,6 +24,7 @@ from vae.errors import StepError, StoppedError
 POLL_SECONDS, NOTICE_SECONDS = 0.2, 2.0
 TOLD = "told.log"
 LEFT = "left"  # how a group ends of which a node will be taken away: not failed, and to begin again on others
+PAUSED = "paused"  # ... that was to end after a report
 log = logging.getLogger("pipeline.group")
 
 
@@ -65,18 +66,26 @@ def _worker(config: dict[str, Any]) -> dict[str, str]:
     """One rank of the job. What it returns is rank 0's word on how it ended."""
     import ray.train
 
-    job, notice = Job.from_dict(config["job"]), _Notice(config["joined"])
+    job, notice, paused = Job.from_dict(config["job"]), _Notice(config["joined"]), False
+
+    def report(record: dict[str, float]) -> None:
+        nonlocal paused
+        paused = config["pausing"]
+        ray.train.report({"step": record["step"]})
+
     failures = Failures(job.state)
     if verdict := failures.verdict():
         return {"outcome": "failed", "message": verdict}
     try:
         with _telling(job.state / TOLD):
-            execute(job, lambda record: ray.train.report({"step": record["step"]}), notice)
+            execute(job, report, lambda: notice() or paused)  # all ranks ask for a notice, whatever the other says
     except Exception as error:
         if isinstance(error, StepError):
             failures.note(rank(), error)
         if notice.given and isinstance(error, StoppedError):
             return {"outcome": LEFT, "message": str(error)}
+        if paused and isinstance(error, StoppedError):
+            return {"outcome": PAUSED, "message": str(error)}
         return failure(error)
     return {"outcome": "finished", "message": ""}
 
@@ -175,9 +184,18 @@ def on_ranks(
 
 
 def run_group(
-    job: Job, profile: Profile, workers: int, max_failures: int, on_record: Callable[[dict[str, float]], None]
+    job: Job,
+    profile: Profile,
+    workers: int,
+    max_failures: int,
+    on_record: Callable[[dict[str, float]], None],
+    pausing: bool = False,
 ) -> dict[str, str]:
     """Train ``job`` with ``workers`` ranks; ``on_record`` gets every report once, in this process.
+
+    With ``pausing`` there is no group while ``on_record`` has its say: it ends after each report, and another goes on. So whoever ends
+    this process there leaves nothing that would hold places: of a group whose driver is killed, Ray 2.60 frees them only where its
+    dashboard runs.
 
     Returns outcome ``finished`` or raises: TrainingFailedError with the first cause, KeyboardInterrupt or the stage's Terminated
     after a checkpoint where it was asked to stop.
@@ -188,18 +206,24 @@ def run_group(
     reader, told = SpoolReader(job.spool), LineReader(job.state / TOLD)
 
     def forward() -> None:
-        for record in reader.records():
-            on_record(record)
+        if not pausing:
+            hand_over()
         for line in told.new():
             log.info("%s", line.decode(errors="replace"))
 
-    config = {"job": job.to_dict(), "joined": profile.joined}
+    def hand_over() -> None:
+        for record in reader.records():
+            on_record(record)
+
+    config = {"job": job.to_dict(), "joined": profile.joined, "pausing": pausing}
     with _graceful_stop(job.state) as received:
         while True:
             outcome = on_ranks(_worker, config, profile, workers, max_failures, job.state / "ray", forward)
-            if outcome["outcome"] != LEFT:
+            hand_over()
+            if outcome["outcome"] == LEFT:
+                log.warning("a node will be taken away: %s, to go on without it", outcome["message"])
+            elif outcome["outcome"] != PAUSED:
                 break
-            log.warning("a node will be taken away: %s, to go on without it", outcome["message"])
     if outcome["outcome"] == "stopped":
         (job.state / STOP_FILE).unlink(missing_ok=True)
         if received.get("signal") == signal.SIGTERM:

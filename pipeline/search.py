@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from functools import partial
@@ -23,7 +24,8 @@ from pipeline.trial import outcome, point_of, run_trial, side_by_side, trial_job
 from pipeline.trial_score import SCORES
 
 TERMS = [("val_rate_nats", "min"), ("val_distortion_nats", "min")]
-DRIVER_BYTES = 2**20  # of Ray's memory resource, for a trial that only drives its worker group
+HEAD = "node:__internal_head__"  # a resource that every Ray cluster has once
+HEAD_SHARE, SHARES = 0.9, 10_000  # of it, for trials that only drive a worker group; Ray counts in ten thousandths
 
 
 def search(values: SimpleNamespace, template: Job, profile: Profile, trials_seen: Progress) -> Any:
@@ -37,13 +39,15 @@ def search(values: SimpleNamespace, template: Job, profile: Profile, trials_seen
 
     metric, mode = SCORES[section.score]
     grouped = section.workers_per_trial > 1
-    # A trial that drives a group must not hold a processor that its own workers wait for; Ray wants some resource all the same.
-    alone: dict[str, float] = {"CPU": profile.cpus_per_worker, "GPU": profile.gpus_per_worker}
-    needs = tune.PlacementGroupFactory([{"memory": DRIVER_BYTES} if grouped else alone])
     at_once = side_by_side(profile, section.workers_per_trial, ray.cluster_resources())
+    # A trial that drives a group must not hold a processor that its own workers wait for, and no more may run than groups have room:
+    # they share something else. A limit on how many there are would do no good: schedulers compare trials that wait with those to come.
+    driver = max(1, math.floor(HEAD_SHARE * SHARES / at_once)) / SHARES
+    alone: dict[str, float] = {"CPU": profile.cpus_per_worker, "GPU": profile.gpus_per_worker}
+    needs = tune.PlacementGroupFactory([{HEAD: driver} if grouped else alone])
     setup = {
         "template": template.to_dict(), "workers": section.workers_per_trial, "profile": vars(profile), "space": section.space,
-        "exchange": section.scheduler == "pbt",
+        "exchange": section.scheduler == "pbt", "stopping": section.scheduler != "none",
     }  # fmt: skip
     storage = template.state / "ray"
     shutil.rmtree(storage, ignore_errors=True)
@@ -56,7 +60,7 @@ def search(values: SimpleNamespace, template: Job, profile: Profile, trials_seen
             metric=metric if alone_decides else None,
             mode=mode if alone_decides else None,
             reuse_actors=not grouped,
-            max_concurrent_trials=at_once if grouped or section.searcher == "tpe" else None,
+            max_concurrent_trials=at_once if section.searcher == "tpe" else None,
             **ways,
         ),
         run_config=tune.RunConfig(name="search", storage_path=str(storage), verbose=0, callbacks=[_tidying(template, section)]),

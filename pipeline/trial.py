@@ -133,7 +133,7 @@ def run_trial(config: dict[str, Any], setup: dict[str, Any]) -> None:
     if reported >= job.fit.total_steps:
         return
     if setup["workers"] > 1:
-        run_group(job, Profile(**setup["profile"]), setup["workers"], 0, send)
+        run_group(job, Profile(**setup["profile"]), setup["workers"], 0, send, pausing=setup["stopping"])
         return
     try:
         execute(job, after_report=send)

@@ -157,14 +157,17 @@ def test_search_lies_between_halving_without_idle_workers_and_every_trial_to_its
     assert found["seconds"].high == pytest.approx(ray + 5 * (4 * report + begin))
 
 
-@pytest.mark.parametrize(("scheduler", "begins"), [("none", 1), ("pbt", 4)])
-def test_search_without_stopping_trains_all_to_their_end_and_a_population_begins_again_after_each_report(scheduler, begins):
-    tune = section(images_per_trial=2000, scheduler=scheduler)
+@pytest.mark.parametrize(
+    ("scheduler", "workers", "begins", "groups"), [("none", 1, 1, 0), ("pbt", 1, 4, 0), ("none", 2, 1, 1), ("pbt", 2, 4, 4)]
+)
+def test_search_without_stopping_trains_all_to_their_end_and_begins_again_where_others_decide(scheduler, workers, begins, groups):
+    tune = section(images_per_trial=2000, scheduler=scheduler, workers_per_trial=workers)
     values = SimpleNamespace(base=VALUES.base, fit=replace(VALUES.fit, global_batch_size=50), tune=tune)
     found = forecast.search(tune, trial_fit(values), COSTS, 0, at_once=2)
     assert found["images"] == forecast.Range(40 * 500, 40 * 500)
     report = 10 * 0.1 + 2 * 0.5
-    assert found["seconds"].high == pytest.approx(forecast.CLUSTER_SECONDS + 5 * (4 * report + begins * forecast.TRIAL_SECONDS))
+    each = 4 * report + begins * forecast.TRIAL_SECONDS + groups * forecast.GROUP_SECONDS
+    assert found["seconds"].high == pytest.approx(forecast.CLUSTER_SECONDS + 5 * each)
 
 
 @pytest.mark.parametrize(
