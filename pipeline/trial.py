@@ -41,7 +41,7 @@ class Point:
     latent_dim: int
     changes: dict[str, Any]
     number: int = 0  # of the trial: a space without continuous dimensions may be asked for a point twice
-    history: tuple[dict[str, Any], ...] = ()  # whose weights it went on from, until which step, at what values (scheduler pbt)
+    history: tuple[dict[str, Any], ...] = ()  # whose weights it went on from, until when, at what values (scheduler pbt)
 
     @property
     def name(self) -> str:
