@@ -41,7 +41,7 @@ def search(values: SimpleNamespace, template: Job, profile: Profile, trials_seen
     grouped = section.workers_per_trial > 1
     at_once = side_by_side(profile, section.workers_per_trial, ray.cluster_resources())
     # A trial that drives a group must not hold a processor that its own workers wait for, and no more may run than groups have room:
-    # they share something else. A limit on how many there are would do no good: schedulers compare trials that wait with those to come.
+    # they share something else. Ray's limit on trials would do no good: it counts those that wait for others to be compared with.
     driver = max(1, math.floor(HEAD_SHARE * SHARES / at_once)) / SHARES
     alone: dict[str, float] = {"CPU": profile.cpus_per_worker, "GPU": profile.gpus_per_worker}
     needs = tune.PlacementGroupFactory([{HEAD: driver} if grouped else alone])
@@ -60,7 +60,7 @@ def search(values: SimpleNamespace, template: Job, profile: Profile, trials_seen
             metric=metric if alone_decides else None,
             mode=mode if alone_decides else None,
             reuse_actors=not grouped,
-            max_concurrent_trials=at_once if section.searcher == "tpe" else None,
+            max_concurrent_trials=at_once if section.searcher == "tpe" and section.scheduler != "hyperband" else None,
             **ways,
         ),
         run_config=tune.RunConfig(name="search", storage_path=str(storage), verbose=0, callbacks=[_tidying(template, section)]),

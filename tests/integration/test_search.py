@@ -7,6 +7,7 @@ import json
 import pandas as pd
 import pytest
 
+from pipeline.forecast import halved_reports
 from workspace import Workspace
 
 SPACE = {
@@ -97,6 +98,15 @@ def test_front_is_proposed_for_and_the_disk_holds_only_what_may_be_chosen(ready:
     kept_trials = {int(path.parent.name[:4]) for path in state.glob("*/model.safetensors")}
     front = set(table.loc[table["front_latent_dim_score"], "trial"]) | {int(table["score"].idxmin())}
     assert kept_trials == front and best["trial"] in front and len(front) < 12
+
+
+@pytest.mark.parametrize("searcher", ["tpe", "sobol"])
+def test_hyperband_compares_whole_brackets_whoever_proposes(ready: Workspace, searcher: str) -> None:
+    ready.set(
+        {"tune.searcher": searcher, "tune.trials": 10, "tune.rungs": 3, "tune.images_per_trial": 512, "tune.score": "elbo_nats"}
+    )
+    table, _ = table_and_best(ready)
+    assert table["images"].sum() == halved_reports(10, 3, 2) * 512 // 4 and (table["state"] == "stopped early").any()
 
 
 def test_point_that_is_proposed_twice_is_two_trials(ready: Workspace) -> None:
