@@ -172,7 +172,8 @@ def script(signs: Path) -> dict:
 
 
 def test_search_ends_when_the_trial_that_all_others_wait_for_fails(tmp_path: Path) -> None:
-    told = subprocess.run([sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # where pytest finds the tests' own modules
+    told = subprocess.run([sys.executable, __file__, str(tmp_path)], env=environment, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
     # Of three that are left the worst goes on from the best: 0 from 2, scores being their numbers.
     expected = {"ends": [[0, [2 * STEPS, 1]], [1, [2 * STEPS, 0]], [2, [2 * STEPS, 0]]], "failed": 1, "given_up": False}
