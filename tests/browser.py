@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,7 +36,9 @@ class Browser:
         port = int(place.read_text().splitlines()[0])
         request = urllib.request.Request(f"http://127.0.0.1:{port}/json/new", method="PUT")
         with urllib.request.urlopen(request, timeout=10) as answer:
-            self._socket = connect(json.load(answer)["webSocketDebuggerUrl"], max_size=None)
+            address = json.load(answer)["webSocketDebuggerUrl"]
+        self._open = ExitStack()
+        self._socket = self._open.enter_context(connect(address, max_size=None))
         self._number, self.errors = 0, []
         for domain in ("Page", "Runtime", "Log", "DOM"):
             self.tell(f"{domain}.enable")
@@ -44,7 +47,7 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
+        self._open.close()
         self._process.terminate()
         self._process.wait(timeout=30)
 

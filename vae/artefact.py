@@ -75,7 +75,10 @@ class Generator:
             raise ValueError(f"images are {shape}, the model takes {tuple(self.config.image_shape)} (H, W, C)")
 
         def of_rows(rows: slice) -> Tensor:
-            x_NCHW = to_model_range(torch.as_tensor(images_NHWC[rows]).to(self.device))
+            part = images_NHWC[rows]
+            if isinstance(part, np.ndarray) and not part.flags.writeable:  # as Pillow lends them; torch would warn
+                part = part.copy()
+            x_NCHW = to_model_range(torch.as_tensor(part).to(self.device))
             return compute(x_NCHW, self._labels(label_N, rows), rows)
 
         return shared(_batches(len(images_NHWC)), of_rows).cpu()

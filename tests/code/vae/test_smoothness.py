@@ -97,7 +97,7 @@ def test_loss_is_larger_by_the_weighted_squared_distance_of_means(model: ModelCo
     if model.name != "ladder":  # whose lower layers' posteriors depend on the sample above them
         expected_N = (network.encode(after_NCHW)[0] - first).square().sum(1)
         torch.testing.assert_close(second[::samples], expected_N)
-        assert float(second[2 * samples]) < 1e-8
+        assert second[2 * samples].item() < 1e-8
     torch.testing.assert_close(with_after - without, 2.0 * second.sum() / samples, rtol=1e-3, atol=1e-3)
     with_after.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
