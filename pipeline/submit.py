@@ -17,6 +17,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 SECRET = ("TOKEN", "SECRET", "PASSWORD", "KEY", "CREDENTIAL", "WEBHOOK", "TRACKING_URI")
+NO_AGENT, AGENT_SECONDS, AGAIN_SECONDS = "No available agent", 120.0, 1.0  # Ray's own words, after ten seconds of its own
 log = logging.getLogger("pipeline.submit")
 
 
@@ -66,6 +68,24 @@ def _environment(paths: Paths) -> dict[str, str]:
     return told | as_environment(paths)
 
 
+def _take(client: JobSubmissionClient, **job: Any) -> None:
+    """Hand a job over, to a cluster that may just have begun and has no agent for jobs yet; UnavailableError where none comes."""
+    until = time.monotonic() + AGENT_SECONDS
+    while True:
+        try:
+            client.submit_job(**job)
+            return
+        except RuntimeError as error:
+            if NO_AGENT not in str(error):
+                raise
+            if time.monotonic() >= until:
+                raise UnavailableError(
+                    f"the cluster takes no jobs ({NO_AGENT.lower()} for {AGENT_SECONDS:.0f} s): look whether its nodes are up (ray status)"
+                ) from None
+        log.info("the cluster has no agent for jobs yet: asking again")
+        time.sleep(AGAIN_SECONDS)
+
+
 def _submitted(client: JobSubmissionClient, arguments: argparse.Namespace, paths: Paths) -> str:
     command, job = shlex.join(arguments.command), f"vaeline-{uuid.uuid4().hex[:12]}"
     workspace = arguments.workspace or str(paths.root)
@@ -77,7 +97,7 @@ def _submitted(client: JobSubmissionClient, arguments: argparse.Namespace, paths
         entrypoint = shlex.join(["python", "-m", SHIPPED, *told])
     else:
         entrypoint = f"cd {shlex.quote(workspace)} && PYTHONPATH={shlex.quote(workspace)} exec {command}"
-    client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env=runtime, metadata={"command": command})
+    _take(client, entrypoint=entrypoint, submission_id=job, runtime_env=runtime, metadata={"command": command})
     log.info("job %s: %s", job, command)
     return job
 

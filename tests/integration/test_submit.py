@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline import submit
+from pipeline.errors import UnavailableError
 from raylets import cluster
 from vae.files import read_json
-from web_server import Site, whole
+from web_server import Site, send, whole
 from workspace import ROOT, Workspace, free_port, one_line
 
 SUBMIT = (sys.executable, "-m", "pipeline.submit")
@@ -150,6 +152,33 @@ def test_what_is_wrong_with_a_cluster_is_one_line_and_a_code(jobs, workspace):
         )
         old = workspace.run(*SUBMIT, "--address", site.url(""), **TOKEN)
     assert old.returncode == 78 and f"the cluster runs Ray 2.9.9, this machine {version('ray')}" in one_line(old, "submit")
+
+
+@pytest.mark.usefixtures("ray_settings")
+def test_cluster_that_has_no_agent_for_jobs_yet_is_asked_again(monkeypatch):
+    answers = [(500, b"No available agent to submit job, please try again later.")] * 2
+    answers.append((200, b'{"job_id": "a", "submission_id": "a"}'))
+
+    def jobs(handler) -> None:
+        handler.rfile.read(int(handler.headers["Content-Length"]))
+        send(handler, *(answers.pop(0) if len(answers) > 1 else answers[0]), Content_Type="application/json")
+
+    monkeypatch.setattr(submit, "AGAIN_SECONDS", 0.01)
+    for name, value in TOKEN.items():
+        monkeypatch.setenv(name, value)
+    with Site() as site:
+        told = f'{{"version": "4", "ray_version": "{version("ray")}", "ray_commit": "x"}}'
+        site["/api/version"], site["/api/jobs/"] = whole(told.encode(), Content_Type="application/json"), jobs
+        client = submit._client(site.url(""))
+        submit._take(client, entrypoint="true", submission_id="a")
+        assert site.count("/api/jobs/") == 3
+        monkeypatch.setattr(submit, "AGENT_SECONDS", 0.1)
+        answers[:] = [(500, b"No available agent to submit job, please try again later.")]
+        with pytest.raises(UnavailableError, match="the cluster takes no jobs"):
+            submit._take(client, entrypoint="true", submission_id="b")
+        answers[:] = [(500, b"something else")]
+        with pytest.raises(RuntimeError, match="something else"):
+            submit._take(client, entrypoint="true", submission_id="c")
 
 
 @pytest.mark.slow
