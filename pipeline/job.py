@@ -21,7 +21,7 @@ import vae
 from pipeline.errors import BadConfigError, BadDataError
 from pipeline.paths import INDEX
 from pipeline.sections import Augment
-from pipeline.spool import SpoolWriter
+from pipeline.spool import SpoolWriter, read
 from pipeline.trial_score import Scorer
 from vae.artefact import WEIGHTS
 from vae.augment import OnTheFly, image_keys
@@ -176,11 +176,12 @@ def execute(
     """
     torch.set_num_threads(job.threads)
     writer = SpoolWriter(job.spool) if rank() == 0 else None
+    known = {record["step"]: record for record in read(job.spool)} if writer else {}  # by a run that lost its last checkpoint
     train = ImageShards(*map(Path, job.train_directories), cache=_cache(job))
     scorer = Scorer(job.score, job.model, train) if writer and job.score else None
 
     def on_report(metrics: dict[str, float], averaged: VAE) -> None:
-        record = metrics
+        record = known.get(metrics["step"], metrics)
         if writer is not None and metrics["step"] >= job.fit.total_steps and not job.fit.patience_reports:
             save_weights(job, averaged)  # before anybody hears of the end: whoever stops a trial there would be faster
         if writer is not None and metrics["step"] > writer.last_step:

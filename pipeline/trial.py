@@ -119,8 +119,6 @@ def run_trial(config: dict[str, Any], setup: dict[str, Any]) -> None:
         reported = int(record["step"])
         if setup["exchange"]:
             wait_until_kept(job, reported)
-            # A step that is done again, because its checkpoint was lost with a kill, is told without the score that it has.
-            record = next(each for each in read(job.spool) if each["step"] == reported)
         with tempfile.TemporaryDirectory() as directory:  # the real checkpoint is the job's own
             (Path(directory) / "step").write_text(str(reported))
             tune.report({**record, "latent_dim": job.model.latent_dim}, checkpoint=tune.Checkpoint.from_directory(directory))

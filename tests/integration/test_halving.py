@@ -7,25 +7,15 @@ of its own, which is this file run as a script.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.search import halving
+from searches import patience, told_by, wait_for
 
-PATIENCE_SECONDS = 90.0
 LAST = 2  # reports of a trial that is not stopped
-
-
-def wait_for(sign: Path) -> None:
-    for _ in range(int(PATIENCE_SECONDS / 0.02)):
-        if sign.exists():
-            return
-        time.sleep(0.02)
-    raise TimeoutError(sign)
 
 
 def search(fault: str, signs: Path) -> dict:
@@ -61,38 +51,23 @@ def search(fault: str, signs: Path) -> dict:
                 (signs / "paused").touch()
             (signs / f"ended {self.number}").touch()
 
-    class Patience(tune.Stopper):
-        """Ends a search that does not end."""
-
-        def __init__(self) -> None:
-            self.begun, self.lost = time.monotonic(), False
-
-        def __call__(self, trial_id: str, result: dict) -> bool:
-            return False
-
-        def stop_all(self) -> bool:
-            self.lost = time.monotonic() > self.begun + PATIENCE_SECONDS
-            return self.lost
-
-    patience = Patience()
+    patient = patience()
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     found = tune.Tuner(
         Trial,
         param_space={"number": tune.grid_search([0, 1])},
         tune_config=tune.TuneConfig(metric="score", mode="max", scheduler=halving()(max_t=LAST, reduction_factor=2)),
-        run_config=tune.RunConfig(name="search", storage_path=str(signs / "ray"), verbose=0, stop=patience),
+        run_config=tune.RunConfig(name="search", storage_path=str(signs / "ray"), verbose=0, stop=patient),
     ).fit()
     reports = {each.config["number"]: each.metrics["training_iteration"] for each in found if each.error is None}
-    return {"reports": sorted(reports.items()), "failed": len(found.errors), "given_up": patience.lost}
+    return {"reports": sorted(reports.items()), "failed": len(found.errors), "given_up": patient.lost}
 
 
 @pytest.mark.parametrize(
     ("fault", "reports", "failed"), [("slow checkpoint", [[0, LAST], [1, LAST]], 0), ("failure", [[0, LAST]], 1)]
 )
 def test_search_ends_when_the_last_trial_of_a_bracket_ends(tmp_path: Path, fault: str, reports: list, failed: int) -> None:
-    told = subprocess.run([sys.executable, __file__, fault, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
-    assert json.loads(told.stdout.splitlines()[-1]) == {"reports": reports, "failed": failed, "given_up": False}
+    assert told_by(__file__, fault, str(tmp_path)) == {"reports": reports, "failed": failed, "given_up": False}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from pipeline.job import CHECKPOINTS, Job
 from pipeline.population import population
 from pipeline.spool import SpoolWriter, read
 from pipeline.trial import point_of, trial_job
+from searches import patience, told_by, wait_for
 from vae.state import checkpoint_path
 from workspace import START_SECONDS, Workspace
 
@@ -30,7 +30,6 @@ SEARCH = {
     "tune.space": {"learning_rate": {"low": 0.001, "high": 0.01, "log": True}, "widths": {"choices": [[8, 16], [8, 8]]}},
 }  # fmt: skip
 EVERY = 256  # images between two reports
-PATIENCE_SECONDS = 90.0
 TRIALS, STEPS = 4, 10  # of the search of the second part: steps between its two reports
 
 
@@ -42,14 +41,6 @@ def found(workspace: Workspace) -> tuple[pd.DataFrame, dict, bytes]:
     return pd.read_csv(report / "trials.csv"), json.loads((report / "best.json").read_text()), weights
 
 
-def keep_states(workspace: Workspace) -> None:
-    """Let the stage leave the states of its trials where they are."""
-    path, line = workspace.root / "pipeline/tune.py", "    shutil.rmtree(template.state)\n"
-    text = path.read_text()
-    assert text.count(line) == 1
-    path.write_text(text.replace(line, ""))
-
-
 def ended(state: Path, number: int) -> list[dict]:
     """The reports of the state in which a trial came to its end."""
     (records,) = [r for path in state.glob(f"{number:04d}-*/spool.jsonl") if len(r := read(path)) == 4]
@@ -58,7 +49,7 @@ def ended(state: Path, number: int) -> list[dict]:
 
 def test_worst_trials_go_on_from_the_best_and_a_killed_search_comes_to_the_same(ready: Workspace, tmp_path: Path) -> None:
     ready.set(SEARCH)
-    keep_states(ready)
+    ready.keep_trials()
     killed = ready.copied(tmp_path / "killed")
     result = ready.stage("tune")
     assert result.returncode == 0, result.stderr
@@ -123,10 +114,8 @@ def script(signs: Path) -> dict:
             if any(record["step"] == step for record in read(job.spool)):
                 continue
             if config["number"] == TRIALS - 1:
-                for _ in range(int(PATIENCE_SECONDS / 0.02)):
-                    if (signs / "all wait").exists():
-                        raise RuntimeError("planted")
-                    time.sleep(0.02)
+                wait_for(signs / "all wait")
+                raise RuntimeError("planted")
             SpoolWriter(job.spool).append({"step": step})
             (checkpoint := checkpoint_path(job.state / CHECKPOINTS, step)).mkdir(parents=True)
             tune.report({"step": step, "score": config["number"]}, checkpoint=tune.Checkpoint.from_directory(str(checkpoint)))
@@ -136,20 +125,7 @@ def script(signs: Path) -> dict:
             if sum(each.status == "PAUSED" and not each.is_saving for each in trials) == TRIALS - 1:
                 (signs / "all wait").touch()
 
-    class Patience(tune.Stopper):
-        """Ends a search that does not end."""
-
-        def __init__(self) -> None:
-            self.begun, self.lost = time.monotonic(), False
-
-        def __call__(self, trial_id: str, result: dict) -> bool:
-            return False
-
-        def stop_all(self) -> bool:
-            self.lost = time.monotonic() > self.begun + PATIENCE_SECONDS
-            return self.lost
-
-    patience = Patience()
+    patient = patience()
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     grid = tune.Tuner(
         trial,
@@ -165,19 +141,16 @@ def script(signs: Path) -> dict:
             scheduler=population(template, section, {"beta": tune.uniform(0.5, 2.0)}),
             reuse_actors=True,
         ),
-        run_config=tune.RunConfig(name="search", storage_path=str(signs / "ray"), verbose=0, stop=patience, callbacks=[Watch()]),
+        run_config=tune.RunConfig(name="search", storage_path=str(signs / "ray"), verbose=0, stop=patient, callbacks=[Watch()]),
     ).fit()
     ends = {each.config["number"]: [each.metrics["step"], len(each.config["history"])] for each in grid if each.error is None}
-    return {"ends": sorted(ends.items()), "failed": len(grid.errors), "given_up": patience.lost}
+    return {"ends": sorted(ends.items()), "failed": len(grid.errors), "given_up": patient.lost}
 
 
 def test_search_ends_when_the_trial_that_all_others_wait_for_fails(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # where pytest finds the tests' own modules
-    told = subprocess.run([sys.executable, __file__, str(tmp_path)], env=environment, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
     # Of three that are left the worst goes on from the best: 0 from 2, scores being their numbers.
     expected = {"ends": [[0, [2 * STEPS, 1]], [1, [2 * STEPS, 0]], [2, [2 * STEPS, 0]]], "failed": 1, "given_up": False}
-    assert json.loads(told.stdout.splitlines()[-1]) == expected
+    assert told_by(__file__, str(tmp_path)) == expected
 
 
 if __name__ == "__main__":

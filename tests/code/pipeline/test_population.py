@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,6 +72,18 @@ def test_fork_goes_on_bit_for_bit_as_the_training_it_came_from_where_nothing_cha
     assert step == 20 and all(torch.equal(tensor, calm[name]) for name, tensor in load_file(other.weights).items())
     plain = [{k: v for k, v in record.items() if k not in ("time_ms", "images_per_second")} for record in read(other.spool)]
     assert plain == [{k: v for k, v in r.items() if k not in ("time_ms", "images_per_second")} for r in read(donor.spool)]
+
+
+@pytest.mark.usefixtures("shards")
+def test_report_whose_checkpoint_was_lost_is_handed_over_again_as_the_spool_has_it(tmp_path):
+    one, first, again = job(tmp_path / "one"), [], []
+    with pytest.raises(StoppedError):
+        execute(one, after_report=first.append, leave=lambda: len(first) == 2)
+    for step in (20, 24):
+        shutil.rmtree(checkpoint_path(one.state / CHECKPOINTS, step))
+    execute(one, after_report=again.append)
+    # Step 10 at once, from its checkpoint; 20 is done again: with what only the first one was given.
+    assert [r["step"] for r in again] == [10, 20, 30, 40] and again[:2] == first and "time_ms" in again[1]
 
 
 @pytest.mark.usefixtures("shards")
