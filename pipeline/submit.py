@@ -80,7 +80,8 @@ def _take(client: JobSubmissionClient, **job: Any) -> None:
                 raise
             if time.monotonic() >= until:
                 raise UnavailableError(
-                    f"the cluster takes no jobs ({NO_AGENT.lower()} for {AGENT_SECONDS:.0f} s): look whether its nodes are up (ray status)"
+                    f"the cluster takes no jobs ({NO_AGENT.lower()} for {AGENT_SECONDS:.0f} s): see whether its nodes are up (ray status), "
+                    "and whether another Ray on its head's machine has the agent's port (ray start --dashboard-agent-listen-port 0)"
                 ) from None
         log.info("the cluster has no agent for jobs yet: asking again")
         time.sleep(AGAIN_SECONDS)

@@ -16,6 +16,9 @@ from workspace import free_port
 
 UP_SECONDS = 120
 RAY_START = [str(Path(sys.executable).parent / "ray"), "start", "--block"]
+# `ray start` gives its agents and workers the same ports everywhere; a second cluster on this machine would have neither (an agent
+# whose port is taken lives on without a word and takes no jobs). With zero the system chooses.
+OWN_PORTS = ["--dashboard-agent-listen-port", "0", "--min-worker-port", "0", "--max-worker-port", "0"]
 
 
 def start(command: list[str], token: dict[str, str], log: Path) -> subprocess.Popen:
@@ -56,13 +59,13 @@ def cluster(
     head = ["--head", "--port", str(port), "--node-ip-address", "127.0.0.1", "--temp-dir", str(folder)]
     head += ["--include-dashboard", "true" if dashboard else "false"]
     head += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)] if dashboard else []
-    head += ["--ray-client-server-port", str(client)] if client else []
+    head += ["--ray-client-server-port", str(client or free_port())]
     processes: list[subprocess.Popen] = []
     try:
         for number in range(nodes):
             place = ["--address", f"127.0.0.1:{port}"] if number else head
             log = folder.parent / f"node-{number}.log"
-            processes.append(start([*RAY_START, "--num-cpus", "1", *place], token, log))
+            processes.append(start([*RAY_START, *OWN_PORTS, "--num-cpus", "1", *place], token, log))
         yield f"127.0.0.1:{port}", processes
     finally:
         end(reversed(processes))

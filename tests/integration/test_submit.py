@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from workspace import ROOT, Workspace, free_port, one_line
 SUBMIT = (sys.executable, "-m", "pipeline.submit")
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-the-tests-0123456789"}
 WIDE = "address: auto\nworkers: 2\ncpus_per_worker: 1\ngpus_per_worker: 0\nthreads_per_worker: 1\nplacement: STRICT_SPREAD\n"
+AGENT_PORT = 52365  # where `ray start` puts an agent that is told nothing (Ray 2.60, _private/ray_constants.py)
 MOST_SHIPPED_BYTES = 10 * 2**20
 SECONDS = 60
 
@@ -48,7 +50,20 @@ class Jobs:
 
 
 @pytest.fixture(scope="module")
-def jobs() -> Iterator[Jobs]:
+def other_ray() -> Iterator[None]:
+    """What the agent of another Ray on this machine does: it holds the port that is the default of all."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            held.bind(("127.0.0.1", AGENT_PORT))
+            held.listen()
+        except OSError:  # there is another
+            pass
+        yield
+
+
+@pytest.fixture(scope="module")
+def jobs(other_ray) -> Iterator[Jobs]:
     # Not below pytest's own folder: the path of a socket has 107 bytes at most, and the dashboard's have long names.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as short:
         folder, port = Path(short) / "t", free_port()
