@@ -40,7 +40,7 @@ def draw_trials(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Pa
 
     Colours span the scores of trials that had the whole budget: those of less training are not comparable.
     """
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     figure, axes = subplots(7, 4.5)
     axes.use_sticky_edges = False  # points on the rim are not cut
@@ -66,6 +66,9 @@ def draw_trials(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Pa
         axes.annotate(f"{row.score:.3g}", (row.beta, row.latent_dim), (6, 6), textcoords="offset points", fontsize=8, color=INK)
     axes.scatter([best["beta"]], [best["latent_dim"]], s=420, facecolor="none", edgecolor=ACCENT, linewidth=2)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("beta")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("latent dimensions")
@@ -76,11 +79,13 @@ def draw_trials(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Pa
 
 def draw_fronts(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Path) -> None:
     """Rate against distortion, and latent dimension against the score: every trial, those that no other beats joined, the choice ringed."""
+    from matplotlib.ticker import MaxNLocator
+
     panels = (
         ("rate_nats", "distortion_nats", "front_rate_distortion", "rate (nats)", "distortion (nats)"),
         ("latent_dim", "score", "front_latent_dim_score", "latent dimensions", metric),
     )
-    figure, both = subplots(10, 4, columns=2)
+    figure, both = subplots(7, 4.5, columns=2)
     for axes, (x, y, front, x_label, y_label) in zip(both, panels, strict=True):
         scored = table[table[x].notna() & table[y].notna()]
         early = scored["state"] != "completed"
@@ -93,6 +98,7 @@ def draw_fronts(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Pa
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
     both[0].legend(fontsize=8)
+    both[1].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     figure.suptitle(best["rule"], fontsize=10)
     save(figure, path)
 
