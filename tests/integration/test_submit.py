@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -169,31 +170,42 @@ def test_what_is_wrong_with_a_cluster_is_one_line_and_a_code(jobs, workspace):
     assert old.returncode == 78 and f"the cluster runs Ray 2.9.9, this machine {version('ray')}" in one_line(old, "submit")
 
 
-@pytest.mark.usefixtures("ray_settings")
+def _handed_over(url: str) -> None:
+    """In a process of its own: Ray keeps the first token that it reads, and a later test of the process would have it."""
+    submit.AGAIN_SECONDS = 0.01
+    client = submit._client(url)
+    submit._take(client, entrypoint="true", submission_id="soon")
+    submit.AGENT_SECONDS = 0.1
+    with pytest.raises(UnavailableError, match="the cluster takes no jobs"):
+        submit._take(client, entrypoint="true", submission_id="never")
+    with pytest.raises(RuntimeError, match="something else"):
+        submit._take(client, entrypoint="true", submission_id="broken")
+
+
 def test_cluster_that_has_no_agent_for_jobs_yet_is_asked_again(monkeypatch):
-    answers = [(500, b"No available agent to submit job, please try again later.")] * 2
-    answers.append((200, b'{"job_id": "a", "submission_id": "a"}'))
+    none = (500, b"No available agent to submit job, please try again later.")
+    answers = {
+        "soon": [none, none, (200, b'{"job_id": "a", "submission_id": "soon"}')],
+        "never": [none],
+        "broken": [(500, b"something else")],
+    }
+    asked = []
 
     def jobs(handler) -> None:
-        handler.rfile.read(int(handler.headers["Content-Length"]))
-        send(handler, *(answers.pop(0) if len(answers) > 1 else answers[0]), Content_Type="application/json")
+        asked.append(json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))["submission_id"])
+        left = answers[asked[-1]]
+        send(handler, *(left.pop(0) if len(left) > 1 else left[0]), Content_Type="application/json")
 
-    monkeypatch.setattr(submit, "AGAIN_SECONDS", 0.01)
     for name, value in TOKEN.items():
         monkeypatch.setenv(name, value)
     with Site() as site:
         told = f'{{"version": "4", "ray_version": "{version("ray")}", "ray_commit": "x"}}'
         site["/api/version"], site["/api/jobs/"] = whole(told.encode(), Content_Type="application/json"), jobs
-        client = submit._client(site.url(""))
-        submit._take(client, entrypoint="true", submission_id="a")
-        assert site.count("/api/jobs/") == 3
-        monkeypatch.setattr(submit, "AGENT_SECONDS", 0.1)
-        answers[:] = [(500, b"No available agent to submit job, please try again later.")]
-        with pytest.raises(UnavailableError, match="the cluster takes no jobs"):
-            submit._take(client, entrypoint="true", submission_id="b")
-        answers[:] = [(500, b"something else")]
-        with pytest.raises(RuntimeError, match="something else"):
-            submit._take(client, entrypoint="true", submission_id="c")
+        process = get_context("spawn").Process(target=_handed_over, args=(site.url(""),))
+        process.start()
+        process.join(SECONDS)
+        assert process.exitcode == 0
+    assert asked.count("soon") == 3 and asked.count("never") > 1 and asked.count("broken") == 1
 
 
 @pytest.mark.slow
