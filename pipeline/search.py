@@ -24,6 +24,7 @@ from pipeline.trial import outcome, point_of, run_trial, side_by_side, trial_job
 from pipeline.trial_score import SCORES
 
 TERMS = [("val_rate_nats", "min"), ("val_distortion_nats", "min")]
+MOST_DRAWN = 10  # trials at random before tpe proposes: Optuna's number; of a small search a third, or it would learn nothing
 HEAD = "node:__internal_head__"  # a resource that every Ray cluster has once
 HEAD_SHARE, SHARES = 0.9, 10_000  # of it, for trials that only drive a worker group; Ray counts in ten thousandths
 
@@ -121,7 +122,7 @@ def proposer(section: SimpleNamespace, seed: int) -> Any:
     how: dict[str, Any] = {"metric": [name for name, _ in wanted], "mode": [way for _, way in wanted]} if wanted else {}
     if section.searcher == "grid":
         how["points_to_evaluate"] = space.grid(section, Fit)
-    return Numbered(sampler=_sampler(section.searcher, seed), **how)
+    return Numbered(sampler=_sampler(section.searcher, seed, space.trials(section, Fit)), **how)
 
 
 def _tidying(template: Job, section: SimpleNamespace) -> Any:
@@ -197,7 +198,7 @@ def halving() -> Any:
     return HyperBand
 
 
-def _sampler(searcher: str, seed: int) -> Any:
+def _sampler(searcher: str, seed: int, trials: int) -> Any:
     import warnings
 
     import optuna
@@ -206,7 +207,7 @@ def _sampler(searcher: str, seed: int) -> Any:
     if searcher == "random":
         return chance
     if searcher == "tpe":
-        return optuna.samplers.TPESampler(seed=seed)
+        return optuna.samplers.TPESampler(n_startup_trials=min(MOST_DRAWN, trials // 3), seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.QMCSampler(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from statistics import mean
 from types import SimpleNamespace
 
 import pytest
@@ -114,7 +115,7 @@ def test_searcher_proposes_the_same_points_for_the_same_seed(searcher):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     def points(seed: int) -> list[dict]:
-        study, found = optuna.create_study(sampler=_sampler(searcher, seed)), []
+        study, found = optuna.create_study(sampler=_sampler(searcher, seed, 30)), []
         kinds = {"x": optuna.distributions.FloatDistribution(0, 1), "c": optuna.distributions.CategoricalDistribution([0, 1])}
         for _ in range(6):
             trial = study.ask(kinds)
@@ -123,6 +124,25 @@ def test_searcher_proposes_the_same_points_for_the_same_seed(searcher):
         return found
 
     assert points(1) == points(1) != points(2)
+
+
+def test_tpe_learns_also_in_a_search_of_few_trials():
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    def proposed(trials: int, sign: float) -> list[float]:
+        study = optuna.create_study(sampler=_sampler("tpe", 0, trials))
+        for _ in range(trials):
+            trial = study.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
+            study.tell(trial, sign * trial.params["x"])
+        return [trial.params["x"] for trial in study.trials]
+
+    for trials in (9, 60):
+        upwards, downwards = proposed(trials, -1.0), proposed(trials, 1.0)
+        drawn = min(10, trials // 3)  # without knowing a score
+        assert upwards[:drawn] == downwards[:drawn] and upwards[drawn:] != downwards[drawn:]
+    assert mean(upwards[40:]) > 0.6 > 0.4 > mean(downwards[40:])
 
 
 def section(**changes: object) -> SimpleNamespace:
