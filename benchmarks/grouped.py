@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,38 @@ def first_step(case: Case, state: Path, workers: int, root: Path) -> None:
         run_group(job, profile, workers, 0, done)
 
 
+def meeting(_case: Case, state: Path, workers: int, root: Path) -> None:
+    """What Ray Train's start costs without us: workers that import torch and add a tensor; prints a line when they have."""
+    import threading
+
+    import ray
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    state.mkdir(parents=True, exist_ok=True)
+    met = state / "met"
+    met.unlink(missing_ok=True)
+
+    def worker(path: str) -> None:
+        torch.distributed.all_reduce(torch.zeros(1))
+        Path(path).touch()
+
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    trainer = TorchTrainer(
+        lambda: worker(str(met)),
+        scaling_config=ScalingConfig(num_workers=workers),
+        run_config=RunConfig(name="meeting", storage_path=str(state)),
+    )
+    training = threading.Thread(target=trainer.fit)  # its end takes as long as that of ours, which nobody waits for either
+    training.start()
+    while not met.exists():
+        if not training.is_alive():
+            raise RuntimeError(f"the workers did not meet in {root}")
+        time.sleep(0.01)
+    print("met", flush=True)
+    training.join()
+
+
 def high_water_mib(pid: int | str) -> float:
     """VmHWM: the kernel's own mark of the largest resident memory of a process, in MiB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -114,4 +147,4 @@ def rank_of_many(case: Case, rank: int, world: int, exactness: str, meeting: Pat
 if __name__ == "__main__":  # a fresh process for one measurement: which, its case, its other arguments
     which, here, rest = sys.argv[1], Case(**json.loads(sys.argv[2])), json.loads(sys.argv[3])
     rest |= {name: Path(rest[name]) for name in ("state", "root", "train", "meeting") if name in rest}
-    {"first_step": first_step, "memory": memory, "rank": rank_of_many}[which](here, **rest)
+    {"first_step": first_step, "meeting": meeting, "memory": memory, "rank": rank_of_many}[which](here, **rest)
