@@ -1,16 +1,20 @@
-"""A training as plain processes, one for each rank, which a test can hurt at any step: ``Group(folder).run(ranks, fault)``."""
+"""Processes, one for each rank: ``side_by_side`` calls a function in each; ``Group(folder).run(ranks, fault)`` is a training that a
+test can hurt at any step.
+"""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,14 @@ STEPS, BATCH, CHECKPOINT_STEPS = 24, 24, 5
 LIMIT_SECONDS = 60.0
 GROWN_BYTES = 50_000  # that a file may grow to: weights do not fit, the log does
 PEER_SECONDS = 5  # until the others give a silent rank up
+
+
+def side_by_side(worker: Callable[..., None], ranks: int, *arguments: Any) -> None:
+    """Call ``worker(rank, ranks, *arguments)`` in so many processes at once; they come from one that has imported torch for them all."""
+    import torch
+
+    multiprocessing.set_forkserver_preload(["torch._dynamo", "vae.trainer"])
+    torch.multiprocessing.start_processes(worker, (ranks, *arguments), nprocs=ranks, start_method="forkserver")
 
 
 class Group:

@@ -40,6 +40,7 @@ TINY = {
     "train.total_images": 640,
     "train.validate_every_images": 320,
     "train.checkpoint_every_images": 320,
+    "train.attribute_steps": 50,
     "fit.mixture_components": 2,
     "evaluate.samples": 128,
     "evaluate.importance_samples": 4,

@@ -385,22 +385,6 @@ def test_run_passes_on_the_exit_code_of_the_stage_that_failed(tmp_path: Path) ->
     assert not (workspace.root / "data/processed").exists()
 
 
-def test_search_with_a_worker_group_per_trial_finds_the_same_as_with_single_workers(tmp_path: Path) -> None:
-    scores = []
-    for workers in (1, 2):
-        workspace = Workspace(tmp_path / str(workers))
-        # Long enough that a group has steps left when it is to end after a report.
-        workspace.set({"tune.workers_per_trial": workers, "tune.trials": 4, "tune.images_per_trial": 1024})
-        for stage in ("download", "preprocess", "augment", "extractor", "tune"):
-            result = workspace.stage(stage)
-            assert result.returncode == 0, result.stderr
-        scores.append(pd.read_csv(workspace.root / "reports/tune/trials.csv"))
-    assert scores[0]["state"].tolist() == scores[1]["state"].tolist() and "stopped early" in scores[0]["state"].tolist()
-    assert scores[0]["images"].tolist() == scores[1]["images"].tolist()
-    # Two ranks sum in another order than one: equal but for rounding.
-    np.testing.assert_allclose(scores[0]["elbo_nats"], scores[1]["elbo_nats"], rtol=1e-3)
-
-
 @contextmanager
 def _remote(kind: str, folder: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The address of a DVC remote, and what each clone has to set for it by itself."""

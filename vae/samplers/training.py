@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.adam import adam
 
 from vae.samplers.fitting import split
 
 BATCH = 128
-LEARNING_RATE = 5e-3
+LEARNING_RATE, BETAS, EPSILON = 5e-3, (0.9, 0.99), 1e-8
 EMA_DECAY = 0.995
 CLIP_NORM = 10.0  # of the gradient of the mean loss in nats
 HELD_OUT = 10  # one in so many latents
@@ -62,7 +63,10 @@ def trained(start: Tensors, loss: Loss, x_ND: Tensor, steps: int, seed: int) -> 
         return start
     weights = {name: value.clone().requires_grad_() for name, value in start.items()}
     average = {name: value.clone() for name, value in start.items()}
-    optimizer = torch.optim.Adam(list(weights.values()), lr=LEARNING_RATE, betas=(0.9, 0.99), foreach=True)
+    values = list(weights.values())
+    # Adam as a function: the class takes a second to import torch's compiler, which nothing here needs.
+    first, second = ([torch.zeros_like(value) for value in values] for _ in BETAS)
+    taken = [torch.zeros(()) for _ in values]
 
     @torch.no_grad()
     def judged() -> float:
@@ -70,17 +74,20 @@ def trained(start: Tensors, loss: Loss, x_ND: Tensor, steps: int, seed: int) -> 
 
     best, lowest = start, judged()
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
+        rate = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
         batch_ND = kept_ND[torch.randint(len(kept_ND), (min(BATCH, len(kept_ND)),), generator=generator)]
         with torch.enable_grad():  # whoever asks for samples in the middle of a training does so without gradients
-            gradients = torch.autograd.grad(loss(weights, batch_ND, step / steps, generator), list(weights.values()))
-        for value, gradient in zip(weights.values(), gradients, strict=True):
+            gradients = torch.autograd.grad(loss(weights, batch_ND, step / steps, generator), values)
+        for value, gradient in zip(values, gradients, strict=True):
             value.grad = gradient
-        torch.nn.utils.clip_grad_norm_(weights.values(), CLIP_NORM)
-        optimizer.step()
+        torch.nn.utils.clip_grad_norm_(values, CLIP_NORM)
         with torch.no_grad():
+            adam(
+                values, list(gradients), first, second, [], taken, foreach=True, amsgrad=False, maximize=False,
+                beta1=BETAS[0], beta2=BETAS[1], lr=rate, weight_decay=0.0, eps=EPSILON,
+            )  # fmt: skip
             decay = min(EMA_DECAY, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(average.values()), list(weights.values()), 1 - decay)
+            torch._foreach_lerp_(list(average.values()), values, 1 - decay)
         if (step + 1) % max(1, steps // CHOICES) == 0 or step + 1 == steps:
             found = judged()
             if found < lowest:

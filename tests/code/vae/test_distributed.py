@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from configs import fit_config, model_config
+from ranks import side_by_side
 from vae import run
 from vae.augment import OnTheFly
 from vae.config import ModelConfig
@@ -135,7 +136,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.close()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        torch.multiprocessing.spawn(_worker, (2, str(root)), nprocs=2)
+        side_by_side(_worker, 2, str(root))
     return root
 
 

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from configs import fit_config, model_config
+from ranks import side_by_side
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter, save_following, save_labels
 from vae.errors import ResumeRefusedError, StoppedError
@@ -108,7 +109,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         for size in (3, 2, 1, 4, 6):
-            torch.multiprocessing.spawn(_worker, (size, str(root)), nprocs=size)
+            side_by_side(_worker, size, str(root))
     return {size: [json.loads((root / f"outcome-{size}-{n}.json").read_text()) for n in range(size)] for size in (1, 2, 3, 4, 6)}
 
 

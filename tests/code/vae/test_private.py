@@ -16,6 +16,7 @@ from scipy import stats
 from torch import Tensor
 
 from configs import fit_config, model_config
+from ranks import side_by_side
 from vae import private
 from vae.config import FitConfig
 from vae.data import ImageShards, ShardWriter, save_labels
@@ -268,7 +269,7 @@ def _rank(number: int, size: int, folder: str) -> None:
 
 def test_two_ranks_share_a_sample_and_its_noise(shards, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.multiprocessing.spawn(_rank, (2, str(tmp_path)), nprocs=2)
+    side_by_side(_rank, 2, str(tmp_path))
     (key, first), (other, second) = (torch.load(tmp_path / f"rank-{n}.pt", weights_only=True) for n in range(2))
     assert key == other and torch.equal(first, second)
     torch.testing.assert_close(first, summed(shards, config(), noise=1.0, key=key), rtol=1e-4, atol=1e-4)

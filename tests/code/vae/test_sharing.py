@@ -11,6 +11,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from configs import model_config, prior_config
+from ranks import side_by_side
 from vae.artefact import Generator
 from vae.data import ImageShards, ShardWriter, save_labels
 from vae.distributed import rank, shared, sharing
@@ -72,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         for size in (2, 3):
-            torch.multiprocessing.spawn(_rank, (size, str(root)), nprocs=size)
+            side_by_side(_rank, size, str(root))
     return root
 
 
