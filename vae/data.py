@@ -1,4 +1,4 @@
-"""Image shards: uint8 NHWC ``.npy`` files, written in order and read in any."""
+"""Image shards: uint8 NHWC ``.npy`` files, written in order and read in any. No torch here but for labels: whoever packs needs none."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import io
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from vae.shard_cache import ShardCache
+
+if TYPE_CHECKING:
+    import torch
 
 SHARD_NAME = "shard-{:05d}.npy"
 LABELS, FOLLOWING = "labels.npy", "following.npy"
@@ -184,7 +186,11 @@ class ImageShards:
 
     def labels(self, indices: np.ndarray, device: torch.device | None = None) -> torch.Tensor | None:
         """The class numbers of these images, int64, or None where they are not known."""
-        return None if self.labels_N is None else torch.from_numpy(self.labels_N[indices]).to(device)
+        if self.labels_N is None:
+            return None
+        import torch
+
+        return torch.from_numpy(self.labels_N[indices]).to(device)
 
     def slice(self, start: int, stop: int) -> np.ndarray:
         """Images start..stop (clipped to the end) in stored order."""

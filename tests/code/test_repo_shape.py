@@ -78,6 +78,13 @@ def test_vae_imports_without_ray_mlflow_dvc_or_yaml() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("module", ["vae.data", "vae.decode", "vae.pictures", "pipeline.verify"])
+def test_what_only_packs_or_looks_at_images_needs_no_torch(module: str) -> None:
+    code = f"import sys; sys.modules['torch'] = None; import {module}"  # a second of each, and 200 MiB
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("module", ["params", "group"])
 def test_what_every_command_or_worker_imports_needs_no_pandas(module: str) -> None:
     code = f"import sys; sys.modules['pandas'] = None; import pipeline.{module}"  # half a second of each
