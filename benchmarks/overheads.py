@@ -2,7 +2,8 @@
 
 overhead: a checkpoint, as a share of an epoch of 60,000 images; the exactness ``resume`` against ``off`` on three ranks;
 a report to the spool, as a share of the 20,000 images between two reports. start: seconds from the command to the end of the
-first step. memory: peak resident memory of each worker on 60,000 and on 600,000 images in shards.
+first step, also of stage train as a whole (benchmarks/stage_start.py).
+memory: peak resident memory of each worker on 60,000 and on 600,000 images in shards.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from benchmarks.case import NETWORKS, SIDE, Case
 from benchmarks.contenders import timed_fit
 from benchmarks.grouped import high_water_mib, job_of, profile_of
 from benchmarks.rows import ROOT
+from benchmarks.stage_start import first_step_seconds, prepare
 from pipeline.cluster import connected
 from pipeline.group import run_group
 from pipeline.paths import Paths
@@ -125,9 +127,11 @@ def exactness(work: Path) -> dict[str, Any]:
 
 
 def start(work: Path) -> dict[str, Any]:
-    """Plain Python, and Ray with two workers that is started for it; beside it, such workers that only meet."""
+    """Plain Python, Ray with two workers that is started for it, and stage train with all that it does before; beside them, such
+    workers that only meet."""
     starts = {"plain": ("first_step", 0), "ray, 2 workers": ("first_step", 2), "ray, 2 workers that only meet": ("meeting", 2)}
-    seconds: dict[str, list[float]] = {name: [] for name in starts}
+    seconds: dict[str, list[float]] = {name: [] for name in (*starts, "stage train, 2 workers")}
+    prepare(work / "stage")
     for _ in range(ROUNDS):
         for name, (which, workers) in starts.items():
             started = time.perf_counter()
@@ -135,7 +139,8 @@ def start(work: Path) -> dict[str, Any]:
             _answer(process)
             seconds[name].append(time.perf_counter() - started)
             process.wait()
-    _, ours, bare = seconds.values()
+        seconds["stage train, 2 workers"].append(first_step_seconds(work / "stage"))
+    _, _, bare, ours = seconds.values()
     return {
         "rounds": ROUNDS,
         "seconds": {name: round(statistics.median(values), 2) for name, values in seconds.items()},

@@ -72,8 +72,9 @@ def beside() -> str:
     seconds = found["start"]["seconds"]
     rows.append(("from the command to the first step, plain Python", f"{seconds['plain']:.1f} s"))
     rows.append(("... Ray, started for it, with two workers", f"{seconds['ray, 2 workers']:.1f} s"))
+    rows.append(("... `python -m pipeline.train`, with Ray and MLflow", f"{seconds['stage train, 2 workers']:.1f} s"))
     bare, ours = seconds["ray, 2 workers that only meet"], found["start"]["ours_beside_ray_seconds"]
-    told = f"{bare:.1f} s; ours beside it, median of rounds, {ours:.1f} s"
+    told = f"{bare:.1f} s; the stage beside it, median of rounds, + {ours:.1f} s"
     rows.append(("... of which Ray's own: two workers that import torch and meet", told))
     for images in sorted((key for key in found["memory"] if key.isdigit()), key=int):
         each = found["memory"][images]
