@@ -11,11 +11,7 @@ start: what a trial costs beyond its training: stage tune with few and with many
 
 from __future__ import annotations
 
-import os
-import shutil
 import statistics
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -23,12 +19,12 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.rows import REAL, ROOT, Row, measure, result
+from benchmarks.project import Project
+from benchmarks.rows import REAL, Row, measure, result
 from pipeline import params
 from pipeline.spool import read
 from vae.files import read_json
 
-CODE = ("pipeline", "vae", "infra", "params.yaml")
 SPACE = {"tune.beta_min": 0.1, "tune.beta_max": 10.0, "tune.latent_dim_min": 4, "tune.latent_dim_max": 16}
 GRID = {"tune.searcher": "grid", "tune.grid_points": 5, "tune.scheduler": "none"}
 DATA: dict[str, dict[str, Any]] = {
@@ -42,37 +38,11 @@ FEW, MANY, ONE_STEP, OTHER_SEEDS = 2, 14, 128, 100
 PREPARE = ("download", "preprocess", "augment", "extractor")
 
 
-class Project:
-    """A copy of the project's code in an empty folder."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        for name in CODE:
-            source = ROOT / name
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, root / name)
-
-    def set(self, values: dict[str, Any]) -> None:
-        path = self.root / "params.yaml"
-        path.write_text(params.edited(path.read_text(), values))
-
-    def start(self, stage: str) -> subprocess.Popen[bytes]:
-        environment = os.environ | {"PYTHONPATH": str(self.root)}
-        return subprocess.Popen(
-            [sys.executable, "-m", f"pipeline.{stage}"], cwd=self.root, env=environment, stderr=(self.root / "log").open("ab")
-        )
-
-    def stage(self, name: str) -> float:
-        """Run a stage to its end; returns its seconds."""
-        started = time.perf_counter()
-        if self.start(name).wait():
-            raise RuntimeError(f"stage {name} failed: {(self.root / 'log').read_text()[-2000:]}")
-        return time.perf_counter() - started
-
-    def searched(self) -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame]:
-        """best.json, metrics.json and trials.csv of stage tune, which is run."""
-        self.stage("tune")
-        report = self.root / "reports/tune"
-        return read_json(report / "best.json"), read_json(report / "metrics.json"), pd.read_csv(report / "trials.csv")
+def _searched(project: Project) -> tuple[dict[str, Any], dict[str, Any], pd.DataFrame]:
+    """best.json, metrics.json and trials.csv of stage tune, which is run."""
+    project.stage("tune")
+    report = project.root / "reports/tune"
+    return read_json(report / "best.json"), read_json(report / "metrics.json"), pd.read_csv(report / "trials.csv")
 
 
 def _prepared(data: str, work: Path) -> Project:
@@ -89,9 +59,9 @@ def _against_grid(data: str, score: str, work: Path, seeds: float) -> dict[str, 
     behind, cost, found = [], [], []
     for seed in range(int(seeds)):
         project.set({"base.seed": seed, "tune.score": score, **GRID})
-        best, numbers, table = project.searched()
+        best, numbers, table = _searched(project)
         project.set({"tune.searcher": own.searcher, "tune.scheduler": own.scheduler})
-        ours, ours_numbers, _ = project.searched()
+        ours, ours_numbers, _ = _searched(project)
         sign = 1 if best["score_name"] == "val_fcd" else -1
         behind.append(sign * (ours["score"] - best["score"]) / abs(best["score"]))
         cost.append(ours_numbers["images"] / numbers["images"])
@@ -142,7 +112,7 @@ def again(work: Path, seeds: float) -> dict[str, Any]:
 
 def _trained(project: Project, seed: int) -> float:
     project.set({"base.seed": seed})
-    return project.searched()[0]["score"]
+    return _searched(project)[0]["score"]
 
 
 def start(work: Path, seeds: float) -> dict[str, Any]:

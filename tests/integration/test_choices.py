@@ -60,14 +60,15 @@ def test_films_from_rendered_clips_to_frames_between_frames(workspace: Workspace
 def test_critic_takes_part_in_search_and_training_and_stays_at_home(ready: Workspace) -> None:
     ready.set({"fit.adversary_weight": 0.5, "fit.adversary_start_share": 0.5, "fit.feature_weight": 1.0, "fit.critic_width": 4,
                "tune.trials": 2})  # fmt: skip
-    for stage in ("tune", "train"):
+    for stage in ("tune", "train", "evaluate", "register"):
         result = ready.stage(stage)
         assert result.returncode == 0, result.stderr
     curves = pd.read_csv(ready.root / "reports/train/curves.csv")
     losses = dict(zip(curves["images"] / curves["images"].max(), curves["critic_loss"], strict=True))
     assert all((loss > 0) == (share > 0.5) for share, loss in losses.items()), losses
     assert 0 < losses[1.0] < 3
-    names = {name for path in (ready.root / "models/vae").glob("*.safetensors") for name in load_file(path)}
+    champion = Path(ready.run(sys.executable, "-c", DRAW).stdout.strip())
+    names = {name for path in champion.glob("*.safetensors") for name in load_file(path)}
     assert names and not any("critic" in name for name in names)
 
 
