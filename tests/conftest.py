@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,13 @@ def ray_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(autouse=True)
+def _ray_with_its_settings_only(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Ray for a test without ``ray_settings``: its import fails there, not a later test that would start Ray with other settings."""
+    if "ray_settings" not in request.fixturenames:
+        monkeypatch.setitem(sys.modules, "ray", None)
 
 
 @pytest.fixture

@@ -91,6 +91,7 @@ def test_all_combinations_are_tried_without_those_that_no_trial_comes_to():
     assert found == [{"model": "conv"}, {"model": "resnet", "blocks": 1}]
 
 
+@pytest.mark.usefixtures("ray_settings")
 @pytest.mark.parametrize("name", SPACE)
 def test_domain_draws_both_ends_and_nothing_beyond(name):
     dimension = space.dimensions(SPACE)[name]
