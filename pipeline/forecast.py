@@ -114,27 +114,26 @@ def search(section: Tune, config: FitConfig, costs: Mapping[str, float], val_ima
 
     A population waits for all at every report, and begins anew after it; so does a worker group, for a scheduler to decide.
     """
-    rungs = section.reduction_factor ** (section.rungs - 1)
+    full = section.reports
     stopping = section.scheduler in ("hyperband", "asha")
-    halved = halved_reports(section.trials, section.rungs, section.reduction_factor) if stopping else section.trials * rungs
+    halved = halved_reports(section.trials, section.rungs, section.reduction_factor) if stopping else section.trials * full
     whole = sum(part.high for part in training_seconds(config, costs, val_images).values())
     group = GROUP_SECONDS if section.workers_per_trial > 1 else 0.0
-    groups = rungs if section.scheduler != "none" else 1
-    report, begin = whole / rungs + group * groups / rungs, TRIAL_SECONDS
-    least = max(halved * report + section.trials * begin, at_once * (rungs * report + begin)) / at_once
-    rounds = rungs if section.scheduler == "pbt" else 1
-    most = math.ceil(section.trials / at_once) * (rungs * report + rounds * begin)
-    images = config.total_images // rungs
+    groups = full if section.scheduler != "none" else 1
+    report, begin = whole / full + group * groups / full, TRIAL_SECONDS
+    least = max(halved * report + section.trials * begin, at_once * (full * report + begin)) / at_once
+    rounds = full if section.scheduler == "pbt" else 1
+    most = math.ceil(section.trials / at_once) * (full * report + rounds * begin)
+    images = config.total_images // full
     return {
-        "images": Range(halved * images, section.trials * rungs * images),
+        "images": Range(halved * images, section.trials * full * images),
         "seconds": Range(CLUSTER_SECONDS + least, CLUSTER_SECONDS + max(least, most)),
     }
 
 
 def disk_bytes(checkpoint: int, config: FitConfig, section: Tune, at_once: int) -> dict[str, int]:
     """What comes beside the data: checkpoints that are kept (the newest ones, the best, and the one being written)."""
-    rungs = section.reduction_factor ** (section.rungs - 1)
-    kept = min(rungs, 3)  # a trial keeps two and the best, until the search is over
+    kept = min(section.reports, 3)  # a trial keeps two and the best, until the search is over
     return {
         "checkpoints of train": (config.keep_checkpoints + 2) * checkpoint,
         "checkpoints of tune": (section.trials * kept + at_once) * checkpoint,

@@ -170,7 +170,7 @@ def _scheduler(section: SimpleNamespace) -> Any:
     if section.scheduler == "none":
         return schedulers.FIFOScheduler()
     kind = halving() if section.scheduler == "hyperband" else schedulers.ASHAScheduler
-    return kind(max_t=section.reduction_factor ** (section.rungs - 1), reduction_factor=section.reduction_factor)
+    return kind(max_t=section.reports, reduction_factor=section.reduction_factor)
 
 
 def halving() -> Any:

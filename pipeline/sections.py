@@ -143,6 +143,11 @@ class Tune:
     constraints: list
     scheduler: str = field(choices=("hyperband", "asha", "pbt", "none"))
 
+    @property
+    def reports(self) -> int:
+        """Of a trial that nothing stops."""
+        return self.reduction_factor ** (self.rungs - 1)
+
     def problems(self) -> list[tuple[str, str]]:
         found = []
         if self.beta_min > self.beta_max:

@@ -42,12 +42,13 @@ log = logging.getLogger("pipeline.tune")
 def trial_fit(values: SimpleNamespace) -> FitConfig:
     """The training that a trial is where nothing stops it, with ``tune.beta_min``."""
     section, batch = values.tune, values.fit.global_batch_size
-    reports = section.reduction_factor ** (section.rungs - 1)
-    every = max(1, round(section.images_per_trial / reports / batch)) * batch  # whole steps, so that the last report is the end
+    every = (
+        max(1, round(section.images_per_trial / section.reports / batch)) * batch
+    )  # whole steps, so that the last report is the end
     return values.fit.fit_config(
         seed=values.base.seed,
         beta=section.beta_min,
-        total_images=every * reports,
+        total_images=every * section.reports,
         validate_every_images=every,
         checkpoint_every_images=every,
         keep_checkpoints=2,
