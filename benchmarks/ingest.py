@@ -8,15 +8,11 @@ groups found among real training images. Everything is generated here but the re
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import resource
 import shutil
 import statistics
-import subprocess
-import sys
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -26,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from PIL import Image
 
-from benchmarks.rows import REAL, ROOT, Row, measure
-from pipeline import params
+from benchmarks.peak import Peak
+from benchmarks.project import Project
+from benchmarks.rows import REAL, Row, measure
 from pipeline.cluster import connected, load_profile
 from pipeline.duplicates import groups, near_pairs, perceptual_hash
 from pipeline.ingest import BLOCK_FILES, Task, decode_on_ray
@@ -83,7 +79,8 @@ def _ours(tasks: list[Task], directory: Path) -> None:
     writer.close()
 
 
-def _versus_bare(archive: Path, block_files: int, rounds: int, paths: Paths) -> dict[str, Any]:
+def _versus_bare(archive: Path, block_files: int, rounds: int, project: Project) -> dict[str, Any]:
+    paths = Paths(project.root)
     tasks, processes = _tasks(archive, block_files), os.cpu_count() or 1
     files, seconds = sum(len(task.names) for task in tasks), {"ours": [], "bare": []}
     with get_context("spawn").Pool(processes) as pool, connected(load_profile(paths), paths, 1):
@@ -110,7 +107,7 @@ def _versus_bare(archive: Path, block_files: int, rounds: int, paths: Paths) -> 
 
 def small(work: Path) -> dict[str, Any]:
     """60,000 small JPEGs."""
-    return _versus_bare(REAL / "cifar10-jpg.zip", BLOCK_FILES, ROUNDS, _workspace(work, {}))
+    return _versus_bare(REAL / "cifar10-jpg.zip", BLOCK_FILES, ROUNDS, _project(work, {}))
 
 
 def photographs(work: Path, count: int = 2000, different: int = 50) -> dict[str, Any]:
@@ -120,16 +117,15 @@ def photographs(work: Path, count: int = 2000, different: int = 50) -> dict[str,
     with zipfile.ZipFile(archive, "w") as opened:
         for i in range(count):
             opened.writestr(f"{i:05d}.jpg", made[i % different])
-    result = _versus_bare(archive, 16, 3, _workspace(work, {}))
+    result = _versus_bare(archive, 16, 3, _project(work, {}))
     archive.unlink()
     return result | {"different": different, "mean_bytes": round(sum(map(len, made)) / different)}
 
 
-def _workspace(root: Path, values: dict[str, Any]) -> Paths:
-    shutil.copytree(ROOT / "infra", root / "infra", dirs_exist_ok=True)
-    text = params.edited((ROOT / "params.yaml").read_text(), {"base.mode": "RGB"} | values)
-    (root / "params.yaml").write_text(text)
-    return Paths(root)
+def _project(root: Path, values: dict[str, Any]) -> Project:
+    project = Project(root)
+    project.set({"base.mode": "RGB"} | values)
+    return project
 
 
 def _tiny(count: int, side: int, form: str, **options: object) -> Iterator[tuple[str, bytes]]:
@@ -140,46 +136,15 @@ def _tiny(count: int, side: int, form: str, **options: object) -> Iterator[tuple
         yield f"{i % 10}/{i:07d}.{form.lower()}", buffer.getvalue()
 
 
-class _Peak:
-    """The largest resident memory of a process, and of it and all that it starts (there shared pages count once)."""
-
-    def __init__(self, pid: int) -> None:
-        self.own_bytes = self.tree_bytes = 0
-        self._process, self._done = psutil.Process(pid), threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.2):
-            total = 0
-            for process in [self._process, *self._process.children(recursive=True)]:
-                try:
-                    total += process.memory_full_info().pss
-                except psutil.Error:
-                    continue
-            with contextlib.suppress(OSError, StopIteration):  # the kernel's own mark, not what wait() says: that is inherited
-                lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
-                mark = next(line for line in lines if line.startswith("VmHWM"))
-                self.own_bytes = max(self.own_bytes, 1024 * int(mark.split()[1]))
-            self.tree_bytes = max(self.tree_bytes, total)
-
-    def close(self) -> None:
-        self._done.set()
-        self._thread.join()
-
-
-def _stage(name: str, root: Path) -> dict[str, float]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def _stage(name: str, project: Project) -> dict[str, float]:
     started = time.perf_counter()
-    with subprocess.Popen(
-        [sys.executable, "-m", f"pipeline.{name}"], cwd=root, env=environment, stderr=subprocess.DEVNULL
-    ) as process:
-        peak = _Peak(process.pid)
-        process.wait()
+    process = project.start(name)
+    peak = Peak(process.pid)
+    process.wait()
     seconds = time.perf_counter() - started
     peak.close()
     if process.returncode:
-        raise SystemExit(f"stage {name} failed with exit code {process.returncode} in {root}")
+        raise SystemExit(f"stage {name} failed with exit code {process.returncode} in {project.root}")
     mib = 2**20
     return {
         "seconds": round(seconds, 1),
@@ -197,11 +162,9 @@ def scale(work: Path, counts: tuple[int, ...] = (10_000, 100_000, 1_000_000)) ->
         with zipfile.ZipFile(root / "input.zip", "w") as archive:
             for name, data in _tiny(count, 16, "PNG", compress_level=1):
                 archive.writestr(name, data)
-        _workspace(
-            root,
-            {"download.source": "path", "download.path": "input.zip", "base.image_size": 16, "preprocess.duplicates": "near"},
-        )
-        found[str(count)] = {name: _stage(name, root) for name in ("download", "preprocess")}
+        values = {"download.source": "path", "download.path": "input.zip", "base.image_size": 16, "preprocess.duplicates": "near"}
+        project = _project(root, values)
+        found[str(count)] = {name: _stage(name, project) for name in ("download", "preprocess")}
         print(count, found[str(count)], flush=True)
         shutil.rmtree(root)
     return found
@@ -210,16 +173,16 @@ def scale(work: Path, counts: tuple[int, ...] = (10_000, 100_000, 1_000_000)) ->
 def grow(work: Path, count: int = 100_000, added: int = 100) -> dict[str, Any]:
     """preprocess of JPEGs of 128x128 pixels, then of the same and some more."""
     values = {"download.source": "path", "download.path": "input.zip", "preprocess.duplicates": "near"}
-    _workspace(work, values)
+    project = _project(work, values)
     files = _tiny(count + added, 128, "JPEG", quality=75)
     with zipfile.ZipFile(work / "input.zip", "w") as archive:
         for _, (name, data) in zip(range(count), files, strict=False):
             archive.writestr(name, data)
-    whole = {name: _stage(name, work) for name in ("download", "preprocess")}
+    whole = {name: _stage(name, project) for name in ("download", "preprocess")}
     with zipfile.ZipFile(work / "input.zip", "a") as archive:
         for name, data in files:
             archive.writestr(name, data)
-    grown = {name: _stage(name, work) for name in ("download", "preprocess")}
+    grown = {name: _stage(name, project) for name in ("download", "preprocess")}
     share = {name: round(grown[name]["seconds"] / whole[name]["seconds"], 4) for name in whole}
     return {"images": count, "added": added, "whole": whole, "grown": grown, "share_of_the_time": share}
 

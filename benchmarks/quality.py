@@ -11,10 +11,7 @@ The CIFAR images are a JPEG copy (quality 75): bits per dimension and Inception 
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -30,6 +27,7 @@ from benchmarks import tables
 from benchmarks.budget import data, train_for
 from benchmarks.contenders import OTHERS
 from benchmarks.machine import machine
+from benchmarks.project import Project
 from benchmarks.rows import ROOT, Row, measure
 from pipeline import params
 from pipeline.paths import INDEX, Paths
@@ -181,10 +179,9 @@ def samples(name: str, scale: Scale, _work: Path, minutes: float) -> dict[str, A
 def sprites(work: Path, minutes: float) -> dict[str, Any]:
     """Median over seeds of the scores of known factors, by the training of params.yaml with what tune chose for README's row."""
     torch.set_num_threads(THREADS)
-    shutil.copy(ROOT / "params.yaml", work / "params.yaml")
+    project = Project(work)
     for stage in ("download", "preprocess", "augment"):
-        command = [sys.executable, "-m", f"pipeline.{stage}"]
-        subprocess.run(command, cwd=work, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, stderr=subprocess.DEVNULL)
+        project.stage(stage)
     paths, values = Paths(work), params.check((work / "params.yaml").read_text(), "params.yaml")
     train, val, test = (ImageShards(*parts) for parts in (
         (paths.processed / "train", paths.augmented / "train"), (paths.processed / "val",), (paths.processed / "test",)
