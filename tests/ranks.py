@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,15 +133,17 @@ def main() -> None:
         writer.close()
     if ranks > 1:
         dist.barrier()
-    images, real = ImageShards(folder / "shards"), losses.step_noise
+    images, real = ImageShards(folder / "shards"), losses.Objective.draw
 
-    def step_noise(seed: int, step: int, *rest: Any) -> torch.Tensor:
+    def draw(self: losses.Objective, step: int, *rest: int) -> losses.Draws:
+        draws = real(self, step, *rest)
         if fault and (fault["step"], fault["rank"]) == (step, rank):
             _hurt(fault["what"])
-            return real(seed, step, *rest) * (float("nan") if fault["what"] == "nan" else 1)
-        return real(seed, step, *rest)
+            if fault["what"] == "nan":
+                return replace(draws, noise_NE=draws.noise_NE * float("nan"))
+        return draws
 
-    losses.step_noise = step_noise
+    losses.Objective.draw = draw  # type: ignore[method-assign]
     model = model_config(widths=(48,), hidden_units=512)
     config = fit_config(
         beta=1.5,

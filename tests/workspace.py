@@ -70,24 +70,27 @@ def one_line(result: subprocess.CompletedProcess, stage: str) -> str:
     return lines[0]
 
 
-# Appended to the copy of vae/noise.py: the trainer asks there once a step, held-out images with a large seed.
+# Appended to the copy of vae/losses.py: the trainer, and nobody else, asks there once a step.
 PLANTED = """
 
-_calm = step_noise
+_calm = Objective.draw
 
 
-def step_noise(seed, step, *rest):
+def _planted(self, step, *rest):
     import os, signal
     from pathlib import Path
     from vae.distributed import rank
 
     left = sorted(Path({fault!r}).iterdir())
-    if seed < 1000 and step == {step} and rank() == {rank} and left:
+    if step == {step} and rank() == {rank} and left:
         left[0].unlink()
         if {what!r} == "bug":
             raise KeyError("a planted bug")
         os.kill(os.getpid(), signal.SIGKILL if {what!r} == "kill" else signal.SIGSTOP)
-    return _calm(seed, step, *rest)
+    return _calm(self, step, *rest)
+
+
+Objective.draw = _planted
 """
 
 
@@ -116,7 +119,7 @@ class Workspace:
         fault.mkdir(exist_ok=True)
         for number in range(times):
             (fault / f"{number}").touch()
-        with (self.root / "vae/noise.py").open("a") as stream:
+        with (self.root / "vae/losses.py").open("a") as stream:
             stream.write(PLANTED.format(fault=str(fault), step=step, rank=rank, what=what))
 
     def keep_trials(self) -> None:

@@ -16,11 +16,13 @@ from vae.augment import OnTheFly
 from vae.config import FitConfig
 from vae.data import ImageShards
 from vae.files import DamagedError
-from vae.images import to_model_range
+from vae.images import LAYOUTS, to_model_range
 from vae.order import Windows, stream_indices
 
 RESIDENT_SHARE = 0.25  # of an accelerator's free memory: a data set up to this lies there from the start
-RESIDENT_BYTES = 2**26  # likewise in a processor's own: to read its rows one by one takes 2 to 4 % of a small network's step
+RESIDENT_BYTES = 2**26  # likewise in a processor's own
+# Read in one go: after a step nothing of this is in the processor's caches, and the rows of one batch alone take three times as long.
+AHEAD_STEPS, AHEAD_BYTES = 8, 2**21
 BLOCK_IMAGES = 8192
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, KEPT_BYTES = -1, -3, 2**30  # glibc's malloc.h
 
@@ -44,14 +46,15 @@ def _quietly(fetch: Callable[[int], None], shards: list[int]) -> None:
 class Loader:
     """Any rows of any global batch in model range; a function of the configuration's seed, the step and the rows alone.
 
-    Data that fit stay on the device. Else a batch is one gather from the shards; for an accelerator the next rows (those asked for
-    at the last step, one step on) are gathered into pinned memory meanwhile.
+    Data that fit stay on the device. Else a thread gathers the rows of a block of steps from the shards (for an accelerator into
+    pinned memory) while the block before is trained on.
     """
 
     def __init__(
         self, images: ImageShards, config: FitConfig, device: torch.device, augment: OnTheFly | None, labelled: bool = False
     ) -> None:
         self._images, self._config, self._device, self._augment, self._labelled = images, config, device, augment, labelled
+        self._layout = LAYOUTS[config.memory_format]
         self._resident: Tensor | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._ahead: dict[tuple[int, int, int], Future[Tensor]] = {}
@@ -73,8 +76,9 @@ class Loader:
             for start in range(0, len(images), BLOCK_IMAGES):
                 block = images.slice(start, start + BLOCK_IMAGES)
                 self._resident[start : start + len(block)] = torch.from_numpy(block)
-        elif accelerated:
+        else:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
+            self._steps = max(1, min(AHEAD_STEPS, AHEAD_BYTES // (config.global_batch_size * self.pixels)))
         if not accelerated:
             _keep_freed_memory()
 
@@ -96,29 +100,30 @@ class Loader:
         # Whoever wants a shard that is not there yet, or is damaged, brings it, or fails, by itself.
         threading.Thread(target=_quietly, args=(self._images.fetch, shards), name="fetching", daemon=True).start()
 
-    def _gather(self, step: int, rows: slice) -> Tensor:
-        return torch.from_numpy(self._images.gather(self._stream(step, rows)[0])).pin_memory()
+    def _gather(self, block: int, rows: slice) -> Tensor:
+        """uint8 (steps, N, H, W, C): these rows of each batch of a block of neighbouring steps."""
+        steps = range(block * self._steps, (block + 1) * self._steps)
+        found = torch.from_numpy(self._images.gather(np.concatenate([self._stream(step, rows)[0] for step in steps])))
+        found = found.unflatten(0, (self._steps, -1))
+        return found.pin_memory() if self._device.type == "cuda" else found
 
     def _rows(self, step: int, rows: slice) -> Tensor:
         if self._thread is None:
             return self._at(self._stream(step, rows)[0])
-        ready = self._ahead.pop((step, rows.start, rows.stop), None)
-        found = ready.result() if ready else self._gather(step, rows)
-        self._ahead[step + 1, rows.start, rows.stop] = self._thread.submit(self._gather, step + 1, rows)
+        block, place = divmod(step, self._steps)
+        for number in (block, block + 1):
+            if (number, rows.start, rows.stop) not in self._ahead:
+                self._ahead[number, rows.start, rows.stop] = self._thread.submit(self._gather, number, rows)
+        found = self._ahead[block, rows.start, rows.stop].result()[place]
+        if place == self._steps - 1:
+            del self._ahead[block, rows.start, rows.stop]
         return found.to(self._device, non_blocking=True)
 
     def _at(self, indices: np.ndarray) -> Tensor:
         """uint8 (N, H, W, C) of these images, on the device."""
         if self._resident is not None:
-            return self._resident[torch.from_numpy(indices).to(self._device)]
+            return self._resident.index_select(0, torch.from_numpy(indices).to(self._device))
         return torch.from_numpy(self._images.gather(indices)).to(self._device)
-
-    def _in_range(self, x_NHWC: Tensor) -> Tensor:
-        x_NCHW = to_model_range(x_NHWC)
-        if self._config.memory_format == "channels_last":
-            return x_NCHW
-        # Not contiguous(): one channel is so in both layouts, and convolutions would go by its strides, which say channels_last.
-        return x_NCHW.clone(memory_format=torch.contiguous_format)
 
     @property
     def pixels(self) -> int:
@@ -130,14 +135,14 @@ class Loader:
         x_NHWC = self._at(indices)
         if self._augment is not None:
             x_NHWC = self._augment(x_NHWC, indices, np.full(len(indices), copy), self._config.seed)
-        return self._in_range(x_NHWC), self._images.labels(indices, self._device) if self._labelled else None
+        return to_model_range(x_NHWC, self._layout), self._images.labels(indices, self._device) if self._labelled else None
 
     def after(self, step: int, rows: slice) -> Tensor:
         """The next frame of each row of ``batch``, likewise; an image that is the last of its film is its own."""
         indices = self._stream(step, rows)[0]
         assert self._images.following_N is not None  # or there would be no loader
         following = self._images.following_N[indices]
-        return self._in_range(self._at(np.where(following < 0, indices, following)))
+        return to_model_range(self._at(np.where(following < 0, indices, following)), self._layout)
 
     def batch(self, step: int, rows: slice) -> tuple[Tensor, Tensor | None]:
         """Rows of global batch ``step``: float32 (N, C, H, W) in [-1, 1], varied by the augmentation where there is one.
@@ -148,4 +153,4 @@ class Loader:
         if self._augment is not None:
             x_NHWC = self._augment(x_NHWC, *self._stream(step, rows), self._config.seed)
         label_N = self._images.labels(self._stream(step, rows)[0], self._device) if self._labelled else None
-        return self._in_range(x_NHWC), label_N
+        return to_model_range(x_NHWC, self._layout), label_N

@@ -59,13 +59,14 @@ class Ema:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        # The model's own tensors, found once: whoever changes weights does so in place, and to walk the modules at each step
-        # takes longer than the averaging of a small network.
-        self._current = model.state_dict()
-        self.shadow: dict[str, Tensor] = {name: value.detach().clone() for name, value in self._current.items()}
+        # The tensors, found once: whoever changes weights does so in place, and to walk the modules at each step takes longer than
+        # the averaging of a small network.
+        current = model.state_dict()
+        self.shadow: dict[str, Tensor] = {name: value.detach().clone() for name, value in current.items()}
+        self._averages, self._current = list(self.shadow.values()), list(current.values())
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move the average towards the model after optimizer step ``step``."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.shadow.values()), [self._current[name] for name in self.shadow], 1 - decay)
+        torch._foreach_lerp_(self._averages, self._current, 1 - decay)

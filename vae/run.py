@@ -24,6 +24,7 @@ from vae.distributed import all_reduce_sum, any_rank, broadcast_tensors, from_ra
 from vae.errors import NonFiniteError, ResumeRefusedError, StepError, StoppedError
 from vae.files import DamagedError
 from vae.gradients import Gradients
+from vae.images import LAYOUTS
 from vae.loader import Loader
 from vae.losses import Objective
 from vae.models import build
@@ -73,7 +74,7 @@ class Run:
             initial, carried = found.tensors, found.depths
         if initial is not None:
             model.load_state_dict(initial)
-        layout = torch.channels_last if config.memory_format == "channels_last" else torch.contiguous_format
+        layout = LAYOUTS[config.memory_format]
         self.model = model.to(memory_format=layout)  # type: ignore[call-overload]
         self.model.recompute = config.recompute
         self.averaged: VAE = build(model_config).to(device, memory_format=layout).requires_grad_(False).eval()  # type: ignore[call-overload]

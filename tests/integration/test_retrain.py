@@ -126,11 +126,11 @@ def test_week_of_daily_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     week.day = 5  # a failing day: the worker has a bug, which a person mends
     pictures(week.pictures, 600, 150)
-    noise = week.root / "vae/noise.py"
-    whole = noise.read_text()
+    code = week.root / "vae/losses.py"
+    whole = code.read_text()
     week.plant("bug", step=5, rank=0, times=9)
     assert "failed with exit code 70: the champion stays" in week.call(code=70)
-    noise.write_text(whole)
+    code.write_text(whole)
     assert "none begins before" in week.call()  # the cooldown holds for failures too
 
     week.day = 6  # the mended code; both ways to begin

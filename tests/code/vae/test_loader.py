@@ -36,6 +36,33 @@ def test_batch_is_the_streams_rows_in_model_range(
         assert batch.stride() == ((64, 64, 8, 1) if layout == "contiguous" else (64, 1, 8, 1))
 
 
+def test_rows_of_a_block_of_steps_are_read_in_one_go_and_once(
+    fit_config: FitConfig, shards: ImageShards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every, gather, read = torch.from_numpy(shards.slice(0, 96)), ImageShards.gather, []
+    monkeypatch.setattr("vae.loader.RESIDENT_BYTES", 0)
+    monkeypatch.setattr("vae.loader.AHEAD_BYTES", 3 * 16 * 64)
+    monkeypatch.setattr(ImageShards, "gather", lambda self, indices: read.append(len(indices)) or gather(self, indices))
+    loader = Loader(shards, fit_config, CPU, None)
+    for step in range(2, 10):  # blocks 0, 1, 2 and 3, and the next one while the last of them is trained on
+        for rows in (slice(0, 4), slice(4, 16)):
+            indices = stream_indices(96, fit_config.seed, 16 * step + rows.start, 16 * step + rows.stop)
+            assert torch.equal(loader.batch(step, rows)[0], to_model_range(every[indices]))
+    assert sorted(read)[:4] == [12] * 4 and sorted(read)[-4:] == [36] * 4 and 8 <= len(read) <= 10
+
+
+def test_shard_that_was_cut_short_meanwhile_is_an_error_of_the_step(
+    fit_config: FitConfig, shards: ImageShards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vae.loader.RESIDENT_BYTES", 0)
+    loader = Loader(shards, fit_config, CPU, None)
+    for path in (tmp_path / "shards").glob("shard-*.npy"):
+        with path.open("r+b") as opened:
+            opened.truncate(200)
+    with pytest.raises(OSError, match="ends before byte"):
+        loader.batch(0, slice(0, 16))
+
+
 MEASURE = """
 import sys
 from pathlib import Path

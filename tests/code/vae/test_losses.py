@@ -19,6 +19,7 @@ from vae.likelihood import binarised
 from vae.losses import LOSSES, Draws, Objective, mismatch, rate_N, total_correlation_N
 from vae.models import build
 from vae.models.base import Output, Posterior
+from vae.noise import step_noise
 from vae.objective import annealed_beta
 from vae.trainer import fit
 
@@ -167,6 +168,17 @@ def test_objective_has_a_gradient_for_every_parameter(model_config: ModelConfig,
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in model.parameters())
     assert sums[2] == 6 and sums.dtype == torch.float64 and not sums.requires_grad
+
+
+@pytest.mark.parametrize("most", [0, 10**6])
+def test_noise_is_that_of_its_step_in_whatever_order_steps_come(
+    model_config: ModelConfig, fit_config: FitConfig, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vae.losses.AHEAD_NUMBERS", most)
+    measure, config = Objective(build(model_config), fit_config, CPU), fit_config
+    for step, count in ((0, -1), (1, -1), (2, 5), (2, -1), (9, -1), (1, -1), (1, -1), (12, -1)):
+        shape = config.global_batch_size if count < 0 else count, model_config.latent_dim
+        assert torch.equal(measure.draw(step, 64, count).noise_NE, step_noise(config.seed, step, shape, CPU)), (step, count)
 
 
 def test_objective_reports_the_mean_over_the_samples_of_each_image(model_config: ModelConfig, fit_config: FitConfig) -> None:

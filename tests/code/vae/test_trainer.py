@@ -404,14 +404,14 @@ def test_fit_skips_as_many_bad_steps_as_it_may_and_then_stops_with_the_last_good
 def test_fit_error_in_a_step_says_which(
     model_config: ModelConfig, fit_config: FitConfig, shards: ImageShards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = losses.step_noise
+    real = losses.Objective.draw
 
-    def buggy(seed: int, step: int, *rest: object) -> torch.Tensor:
+    def buggy(self: losses.Objective, step: int, *rest: int) -> losses.Draws:
         if step == 7:
             raise PlannedError("a bug")
-        return real(seed, step, *rest)
+        return real(self, step, *rest)
 
-    monkeypatch.setattr(losses, "step_noise", buggy)
+    monkeypatch.setattr(losses.Objective, "draw", buggy)
     with pytest.raises(StepError, match=r"step 7: PlannedError: a bug") as caught:
         fit(model_config, fit_config, shards, shards)
     assert caught.value.step == 7 and isinstance(caught.value.__cause__, PlannedError)
