@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.case import SHARDS, Case
 from benchmarks.contenders import timed_fit
+from benchmarks.peak import high_water_mib
 from benchmarks.rows import ROOT
 from pipeline.cluster import Profile
 from pipeline.job import Job, execute
@@ -119,12 +120,6 @@ def meeting(_case: Case, state: Path, workers: int, root: Path) -> None:
         time.sleep(0.01)
     print("met", flush=True)
     training.join()
-
-
-def high_water_mib(pid: int | str) -> float:
-    """VmHWM: the kernel's own mark of the largest resident memory of a process, in MiB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def memory(case: Case, train: Path, images: int) -> None:

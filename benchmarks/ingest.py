@@ -145,11 +145,10 @@ def _stage(name: str, project: Project) -> dict[str, float]:
     peak.close()
     if process.returncode:
         raise SystemExit(f"stage {name} failed with exit code {process.returncode} in {project.root}")
-    mib = 2**20
     return {
         "seconds": round(seconds, 1),
-        "peak_mib": round(peak.own_bytes / mib),
-        "peak_mib_with_ray": round(peak.tree_bytes / mib),
+        "peak_mib": round(peak.own_mib),
+        "peak_mib_with_ray": round(peak.tree_mib),
     }
 
 

@@ -23,7 +23,8 @@ import psutil
 
 from benchmarks.case import NETWORKS, SIDE, Case
 from benchmarks.contenders import timed_fit
-from benchmarks.grouped import high_water_mib, job_of, profile_of
+from benchmarks.grouped import job_of, profile_of
+from benchmarks.peak import high_water_mib
 from benchmarks.rows import ROOT
 from benchmarks.stage_start import first_step_seconds, prepared
 from pipeline.cluster import connected

@@ -42,9 +42,8 @@ log = logging.getLogger("pipeline.tune")
 def trial_fit(values: SimpleNamespace) -> FitConfig:
     """The training that a trial is where nothing stops it, with ``tune.beta_min``."""
     section, batch = values.tune, values.fit.global_batch_size
-    every = (
-        max(1, round(section.images_per_trial / section.reports / batch)) * batch
-    )  # whole steps, so that the last report is the end
+    # Whole steps, so that the last report is the end.
+    every = max(1, round(section.images_per_trial / section.reports / batch)) * batch
     return values.fit.fit_config(
         seed=values.base.seed,
         beta=section.beta_min,
