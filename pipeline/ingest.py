@@ -20,6 +20,7 @@ from PIL import Image
 
 from pipeline.duplicates import perceptual_hash
 from pipeline.measures import Filters, luminance, measure, reasons
+from pipeline.plain_jpeg import decode_plain
 from vae.decode import RejectedError, Rules, decode
 
 BLOCK_FILES, BLOCK_BYTES = 1024, 32 * 2**20  # at most, of files and of their pixels
@@ -103,7 +104,7 @@ def decode_block(task: Task, rules: Rules, filters: Filters) -> Block:
                 rejected.append((number, "unreadable", f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"))
                 continue
             try:
-                image, width, height, mode = decode(data, rules)
+                image, width, height, mode = decode_plain(data, rules) or decode(data, rules)
             except RejectedError as refused:
                 rejected.append((number, refused.reason, refused.detail))
                 continue

@@ -21,8 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
+import simplejpeg
 
-from pipeline import duplicates, measures
+from pipeline import duplicates, measures, plain_jpeg
 from pipeline.fates import LABEL_MISSING
 from pipeline.measures import Filters
 from pipeline.paths import INDEX, REJECTED, Paths
@@ -34,14 +35,14 @@ from vae.files import DamagedError, read_manifest, sha256_file
 KEY = "decoded-by"
 FOLDER = "preprocessed"
 # What decides the pixels of a file, beside the rules and the libraries.
-CODE = tuple(inspect.getfile(module) for module in (decode, looks, measures, duplicates))
+CODE = tuple(inspect.getfile(module) for module in (decode, looks, plain_jpeg, measures, duplicates))
 log = logging.getLogger("pipeline.preprocess")
 
 
 def decoding_key(rules: Rules, filters: Filters) -> str:
     """A name for this way of decoding: under the same one, the same file gives the same pixels or the same reason."""
     code = [sha256_file(Path(file)) for file in CODE]
-    described = [asdict(rules), asdict(filters), code, PIL.__version__, np.__version__]
+    described = [asdict(rules), asdict(filters), code, PIL.__version__, simplejpeg.__version__, np.__version__]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 

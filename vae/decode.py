@@ -143,7 +143,7 @@ def _fitted(picture: Image.Image, rules: Rules) -> Image.Image:
     return picture.resize(wanted, Image.Resampling[rules.filter.upper()], box, REDUCING_GAP)
 
 
-def _checked(form: str | None, width: int, height: int, rules: Rules) -> None:
+def check_header(form: str | None, width: int, height: int, rules: Rules) -> None:
     """RejectedError for what the header alone tells."""
     if form not in FORMATS:
         raise RejectedError("format_not_allowed", str(form))
@@ -156,6 +156,12 @@ def _checked(form: str | None, width: int, height: int, rules: Rules) -> None:
         raise RejectedError("extreme_aspect_ratio", size)
 
 
+def finished(picture: Image.Image, rules: Rules) -> Image.Image:
+    """An upright picture in the wanted mode, size and look."""
+    picture = looked(_fitted(_converted(picture, rules), rules), rules.look)
+    return picture.convert("HSV") if rules.mode == "HSV" else picture
+
+
 def _prepared(picture: Image.Image, rules: Rules) -> Image.Image:
     """Loaded, upright, converted, fitted."""
     if picture.format in ("JPEG", "MPO") and rules.fit != "centre":
@@ -166,8 +172,7 @@ def _prepared(picture: Image.Image, rules: Rules) -> Image.Image:
     picture.load()
     if picture.format == "TIFF" or picture.info.get("exif") or "Raw profile type exif" in picture.info or "xmp" in picture.info:
         picture = ImageOps.exif_transpose(picture)
-    picture = looked(_fitted(_converted(picture, rules), rules), rules.look)
-    return picture.convert("HSV") if rules.mode == "HSV" else picture
+    return finished(picture, rules)
 
 
 def opened(data: bytes) -> Image.Image:
@@ -185,7 +190,7 @@ def decode(data: bytes, rules: Rules) -> tuple[Image.Image, int, int, str]:
     """The picture as the rules want it, with width, height and mode of the original; RejectedError says why not."""
     picture = opened(data)
     form, (width, height), mode = picture.format, picture.size, picture.mode
-    _checked(form, width, height, rules)
+    check_header(form, width, height, rules)
     try:
         if form == "PNG":  # the one format whose checksums a plain load does not look at; verify closes the file
             picture.verify()
