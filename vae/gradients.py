@@ -1,7 +1,7 @@
 """How a global batch is divided over ranks and parts, and how the parts' gradients become one: the levels of exactness.
 
-off, run: DistributedDataParallel as it is. resume: its buckets are fixed, so that a resumed run adds in the order of the
-uninterrupted one. elastic: the batch is cut into virtual shards, each shard's gradient is computed alone, and all are added in
+off, run: DistributedDataParallel as it is. resume: its buckets are laid out before the first step, so that a resumed run adds in the
+order of the uninterrupted one. elastic: the batch is cut into virtual shards, each shard's gradient is computed alone, and all are added in
 the order of the shards: the same bits on every number of ranks that the shards divide by.
 """
 
@@ -43,7 +43,8 @@ def check_division(config: FitConfig, ranks: int = 0) -> None:
 class Gradients:
     """This rank's parts of each global batch, and the gradient of the batch's mean loss on every rank.
 
-    For each of ``parts``: within ``part(number)`` call ``forward`` and ``backward``; then ``reduce`` once.
+    For each of ``parts``: within ``part(number)`` call ``forward`` and ``backward``; then ``reduce`` once. Until it is
+    ``rehearsed``, first one such pass of the last part, the same in every run, whose gradients nobody takes.
     """
 
     def __init__(self, model: nn.Module, config: FitConfig) -> None:
@@ -61,10 +62,10 @@ class Gradients:
             length = rows.stop - rows.start
             self.parts = _cut(rows.start, rows.stop, -(-length // (config.micro_batch_size or length)))
             if world_size() > 1:
-                # From three ranks up default DDP rebuilds its buckets after the first step: a resumed run would add in
-                # another order. ``find_unused_parameters`` keeps the first ones. Two summands have one order.
-                fixed = config.exactness == "resume" and world_size() > 2
-                forward = DistributedDataParallel(forward, find_unused_parameters=fixed, gradient_as_bucket_view=True)
+                forward = DistributedDataParallel(forward, gradient_as_bucket_view=True)
+        # DDP lays its buckets out anew once it has seen in which order gradients become ready, that is after the first pass: of
+        # three ranks or more a resumed run would add in another order. Two summands have one order.
+        self.rehearsed = config.exactness != "resume" or world_size() < 3
         self.forward: Callable[..., Output] = forward
 
     @contextmanager

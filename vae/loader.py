@@ -144,6 +144,11 @@ class Loader:
         following = self._images.following_N[indices]
         return to_model_range(self._at(np.where(following < 0, indices, following)), self._layout)
 
+    def blank(self, count: int) -> tuple[Tensor, Tensor | None]:
+        """What ``batch`` returns for so many rows, of grey images of the first class."""
+        x_NHWC = torch.full((count, *self._images.image_shape), 128, dtype=torch.uint8, device=self._device)
+        return to_model_range(x_NHWC, self._layout), x_NHWC.new_zeros(count, dtype=torch.int64) if self._labelled else None
+
     def batch(self, step: int, rows: slice) -> tuple[Tensor, Tensor | None]:
         """Rows of global batch ``step``: float32 (N, C, H, W) in [-1, 1], varied by the augmentation where there is one.
 
@@ -154,3 +159,18 @@ class Loader:
             x_NHWC = self._augment(x_NHWC, *self._stream(step, rows), self._config.seed)
         label_N = self._images.labels(self._stream(step, rows)[0], self._device) if self._labelled else None
         return to_model_range(x_NHWC, self._layout), label_N
+
+
+class Blank:
+    """In a loader's place, grey images of the first class: for a pass whose gradients nobody takes."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+
+    def batch(self, _step: int, rows: slice) -> tuple[Tensor, Tensor | None]:
+        """What ``Loader.batch`` returns, in shape and layout."""
+        return self._loader.blank(rows.stop - rows.start)
+
+    def after(self, _step: int, rows: slice) -> Tensor:
+        """What ``Loader.after`` returns, likewise."""
+        return self._loader.blank(rows.stop - rows.start)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,6 +52,17 @@ def learning_rate(images_seen: int, config: FitConfig) -> float:
     left = max(1, config.total_images - config.warmup_images)
     progress = min(1.0, (images_seen - config.warmup_images) / left)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def clip(parameters: Sequence[nn.Parameter], most: float) -> float:
+    """The norm of all gradients together, which are made shorter where it is more than ``most``; left alone where it is not finite."""
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    length = float(norm)
+    if (
+        most - 1e-6 <= length < math.inf
+    ):  # torch adds so much to it; of all others its own function multiplies every gradient by 1
+        nn.utils.clip_grads_with_norm_(parameters, most, norm)
+    return length
 
 
 class Ema:

@@ -25,18 +25,18 @@ from vae.errors import NonFiniteError, ResumeRefusedError, StepError, StoppedErr
 from vae.files import DamagedError
 from vae.gradients import Gradients
 from vae.images import LAYOUTS
-from vae.loader import Loader
+from vae.loader import Blank, Loader
 from vae.losses import Objective
 from vae.models import build
 from vae.models.base import VAE
 from vae.numerics import check_numerics, numerics
 from vae.objective import annealed_beta
-from vae.optim import Ema, build_optimizer, learned, learning_rate, set_rates
+from vae.optim import Ema, build_optimizer, clip, learned, learning_rate, set_rates
 from vae.pace import Pace
 from vae.private import Private
 from vae.state import Progress, Saver, checkpoint_path, claim, load_averaged, load_checkpoint, newest_step
 from vae.transfer import Origin, carry
-from vae.validation import Metrics, bound
+from vae.validation import Metrics, bound, training_terms
 
 OnReport = Callable[[Metrics, VAE], None]
 log = logging.getLogger(__name__)
@@ -165,24 +165,33 @@ class Run:
             self.private.take(step, loader, self.objective, images_seen)
             self._move(step, images_seen)
             return torch.zeros(4, dtype=torch.float64, device=self.device)  # what the images themselves say is not told
+        if not gradients.rehearsed:
+            gradients.rehearsed = True
+            self._gradient(gradients, Blank(loader), 0, len(gradients.parts) - 1)
+        sums = self._gradient(gradients, loader, step)
+        # Gradients are those of the whole batch by now, so every rank sees the same norm and takes the same decision.
+        norm = clip(self._learned, config.clip_norm)
+        bad = not math.isfinite(norm) or (self.rival is not None and not self.rival.finite())
+        if bad:
+            self._skip(norm, sums.tolist())
+        self._move(step, images_seen, still=bad)
+        return sums.zero_() if bad else sums
+
+    def _gradient(self, gradients: Gradients, loader: Loader | Blank, step: int, first: int = 0) -> Tensor:
+        """Leave the gradient of global batch ``step`` (its parts from ``first`` on) at the parameters; returns the sums of ``step``."""
         draws = self.objective.draw(step, math.prod(self.model_config.image_shape))
         sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         self.trained.zero_grad(set_to_none=True)
-        for number in range(len(gradients.parts)):
+        for number in range(first, len(gradients.parts)):
             with gradients.part(number) as rows:
                 x_NCHW, label_N = loader.batch(step, rows)
-                after_NCHW = loader.after(step, rows) if config.smoothness else None
+                after_NCHW = loader.after(step, rows) if self.config.smoothness else None
+                images_seen = step * self.config.global_batch_size
                 loss, part = self.objective(gradients.forward, x_NCHW, label_N, draws.of(rows), images_seen, after_NCHW)
                 gradients.backward(loss)
             sums += part
         gradients.reduce()
-        # Gradients are those of the whole batch by now, so every rank sees the same norm and takes the same decision.
-        norm = nn.utils.clip_grad_norm_(self._learned, config.clip_norm)
-        bad = not math.isfinite(norm) or (self.rival is not None and not self.rival.finite())
-        if bad:
-            self._skip(float(norm), sums.tolist())
-        self._move(step, images_seen, still=bad)
-        return sums.zero_() if bad else sums
+        return sums
 
     def _move(self, step: int, images_seen: int, still: bool = False) -> None:
         """Take the optimizer's step, unless all is to stay ``still``."""
@@ -219,7 +228,7 @@ class Run:
         progress.report = {
             "step": progress.step,
             "images": images,
-            **({} if self.private else _terms(*sums, critic=self.rival is not None)),
+            **({} if self.private else training_terms(*sums, critic=self.rival is not None)),
             "learning_rate": learning_rate(images - config.global_batch_size, config),
             "beta": annealed_beta(images - config.global_batch_size, config),
             "skipped_steps": progress.skipped_steps,
@@ -239,10 +248,3 @@ class Run:
                     log.warning("the best checkpoint cannot be used, the last weights are taken: %s", error)
             broadcast_tensors(self.averaged.state_dict().values())
         return self.averaged.eval()
-
-
-def _terms(distortion: float, rate: float, count: float, loss: float, *, critic: bool) -> dict[str, float]:
-    """The training images' own terms since the last report, for each image."""
-    count = max(count, 1)
-    terms = {"elbo_nats": -(distortion + rate) / count, "distortion_nats": distortion / count, "rate_nats": rate / count}
-    return terms | ({"critic_loss": loss / count} if critic else {})

@@ -67,3 +67,10 @@ def bound(model: VAE, images: ImageShards, batch_size: int, seed: int, pace: Pac
         "distortion_nats": distortion,
         "rate_nats": rate,
     }
+
+
+def training_terms(distortion: float, rate: float, count: float, loss: float, *, critic: bool) -> dict[str, float]:
+    """The training images' own terms since the last report, for each image."""
+    count = max(count, 1)
+    terms = {"elbo_nats": -(distortion + rate) / count, "distortion_nats": distortion / count, "rate_nats": rate / count}
+    return terms | ({"critic_loss": loss / count} if critic else {})

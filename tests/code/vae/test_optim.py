@@ -10,7 +10,7 @@ from torch import nn
 
 from vae.config import FitConfig, ModelConfig
 from vae.models import build
-from vae.optim import Ema, build_optimizer, learning_rate
+from vae.optim import Ema, build_optimizer, clip, learning_rate
 
 
 @pytest.fixture
@@ -95,3 +95,22 @@ def test_build_optimizer_decay_shrinks_matrices_and_leaves_vectors(model_config:
         expected = 1 - 0.1 * 0.5 if parameter.ndim > 1 else 1.0
         torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, expected), msg=name)
     assert {p.ndim for p in model.parameters()} >= {1, 2, 4}  # norms and biases, linear layers, kernels
+
+
+@pytest.mark.parametrize("most", [0.5, 4.999999, 5.0, 5.0000001, 7.0, 1e4])
+def test_clip_is_torchs_bit_for_bit(most: float) -> None:
+    ours, theirs = ([nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(3))] for _ in range(2))
+    for one, other in zip(ours[:2], theirs[:2], strict=True):  # the third has no gradient
+        one.grad = torch.tensor([3.0, 0.0] if len(one) == 2 else [4.0])
+        other.grad = one.grad.clone()
+    assert clip(ours, most) == float(nn.utils.clip_grad_norm_(theirs, most)) == 5.0
+    for one, other in zip(ours[:2], theirs[:2], strict=True):
+        assert one.grad is not None and other.grad is not None and torch.equal(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_clip_leaves_gradients_that_are_not_finite(value: float) -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([value, 1.0])
+    assert not clip([parameter], 1.0) < float("inf")
+    assert parameter.grad[1] == 1.0
