@@ -1,8 +1,9 @@
-"""How fast images come in: ``python -m benchmarks.ingest [small photographs scale grow duplicates]`` writes docs/results/ingest.json.
+"""How fast images come in: ``python -m benchmarks.ingest [row ...]`` writes docs/results/ingest.json.
 
 small, photographs: decode + convert + resize + pack of this project against a bare Pillow loop that only decodes and resizes, on
 as many processes, alternating, medians. scale: time and peak memory of stages download and preprocess for 10,000, 100,000 and
-1,000,000 tiny images. grow: preprocess of a set grown by 100 against the whole set. duplicates: recall on planted copies, and
+1,000,000 tiny images. grow, grow-pictures:
+preprocess of a set grown by 100 against the whole set. duplicates: recall on planted copies, and
 groups found among real training images. Everything is generated here but the real images, which lie beside the checkout.
 """
 
@@ -16,7 +17,7 @@ import statistics
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -169,11 +170,10 @@ def scale(work: Path, counts: tuple[int, ...] = (10_000, 100_000, 1_000_000)) ->
     return found
 
 
-def grow(work: Path, count: int = 100_000, added: int = 100) -> dict[str, Any]:
-    """preprocess of JPEGs of 128x128 pixels, then of the same and some more."""
+def _grown(work: Path, files: Iterator[tuple[str, bytes]], count: int, added: int) -> dict[str, Any]:
+    """Both stages on an archive of ``count`` files, then on the same with ``added`` more."""
     values = {"download.source": "path", "download.path": "input.zip", "preprocess.duplicates": "near"}
     project = _project(work, values)
-    files = _tiny(count + added, 128, "JPEG", quality=75)
     with zipfile.ZipFile(work / "input.zip", "w") as archive:
         for _, (name, data) in zip(range(count), files, strict=False):
             archive.writestr(name, data)
@@ -184,6 +184,18 @@ def grow(work: Path, count: int = 100_000, added: int = 100) -> dict[str, Any]:
     grown = {name: _stage(name, project) for name in ("download", "preprocess")}
     share = {name: round(grown[name]["seconds"] / whole[name]["seconds"], 4) for name in whole}
     return {"images": count, "added": added, "whole": whole, "grown": grown, "share_of_the_time": share}
+
+
+def grow(work: Path, count: int = 100_000, added: int = 100) -> dict[str, Any]:
+    """preprocess of JPEGs of 128x128 pixels, then of the same and some more."""
+    return _grown(work, _tiny(count + added, 128, "JPEG", quality=75), count, added)
+
+
+def grow_pictures(work: Path, count: int = 100_000, added: int = 100) -> dict[str, Any]:
+    """The same of pictures of 640x480 pixels, as scrapes have them: no two alike."""
+    with get_context("spawn").Pool() as pool:
+        made = pool.imap(partial(_photograph, width=640, height=480), range(count + added), chunksize=64)
+        return _grown(work, ((f"{i % 10}/{i:07d}.jpg", data) for i, data in enumerate(made)), count, added)
 
 
 def _changed(image: np.ndarray, change: str) -> np.ndarray:
@@ -230,7 +242,8 @@ def duplicates(_work: Path, planted: int = 600) -> dict[str, Any]:
 
 
 ROWS: dict[str, Row] = {
-    "small": small, "photographs": photographs, "scale": scale, "grow": grow, "duplicates": duplicates,
+    "small": small, "photographs": photographs, "scale": scale, "grow": grow, "grow-pictures": grow_pictures,
+    "duplicates": duplicates,
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from pipeline.paths import Paths
 from pipeline.raw import ARCHIVE_NAME
 from vae.data import ImageShards, ShardWriter
 from vae.decode import Rules
+from vae.files import read_manifest
 
 # Ray takes some seconds to start; below this estimate of the work for one processor it costs more than it saves.
 RAY_FROM_SECONDS, FILES_PER_SECOND, BYTES_PER_SECOND = 20.0, 10_000, 50e6
@@ -54,7 +55,8 @@ def _blocks(raw: pa.Table, numbers: np.ndarray, rules: Rules, filters: Filters, 
 def _decode_new(
     raw: pa.Table, numbers: np.ndarray, how: tuple[Rules, Filters], pending: ShardWriter, fates: Fates, paths: Paths
 ) -> pa.Table:
-    """Decode ``numbers`` into ``pending``; returns number and FACTS of the accepted ones."""
+    """Decode ``numbers`` into ``pending``; returns number and FACTS of the accepted ones. DamagedError before that."""
+    read_manifest(paths.raw, hashes={ARCHIVE_NAME.format(archive) for archive in np.unique(raw["archive"].to_numpy()[numbers])})
     parts: list[pa.Table] = []
     names, hashes = raw["path"], raw["sha256"]
     with contextlib.closing(_blocks(raw, numbers, *how, paths)) as blocks:

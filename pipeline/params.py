@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from pipeline import space
+from pipeline import checked, space
 from pipeline.errors import BadConfigError, InputMissingError
 from pipeline.sections import SECTIONS
 from vae.schema import Problem, parse
@@ -62,8 +62,8 @@ def _refuse(problems: list[Problem], node: yaml.Node | None, source: str) -> Non
         raise BadConfigError("\n".join(f"{source}:{line}: {p.key}: {p.message}" for line, p in placed))
 
 
-def check(text: str, source: str) -> SimpleNamespace:
-    """All sections of a params file's text, or BadConfigError naming every problem."""
+def check(text: str, source: str, whole: bool = False) -> SimpleNamespace:
+    """All sections of a params file's text, or BadConfigError naming every problem; none across keys in a text known to be ``whole``."""
     node, document = _document(text, source)
     problems, values = _repeated(node), {}
     for name in document:
@@ -77,7 +77,7 @@ def check(text: str, source: str) -> SimpleNamespace:
             continue
         values[name], found = parse(section, document[name], name)
         problems += found
-    _refuse(problems or _across(SimpleNamespace(**values)), node, source)
+    _refuse(problems or ([] if whole else _across(SimpleNamespace(**values))), node, source)
     return SimpleNamespace(**values)
 
 
@@ -231,9 +231,11 @@ def overlay(path: Path, text: str) -> dict[str, Any]:
     return values
 
 
-def load(path: Path, keys: tuple[str, ...]) -> SimpleNamespace:
-    """The sections (``train``) and single keys (``base.seed``) of ``keys`` from a params file that is valid as a whole."""
-    everything = check(read_text(path), path.name)
+def load(path: Path, keys: tuple[str, ...], work: Path | None = None) -> SimpleNamespace:
+    """The sections (``train``) and keys (``base.seed``) of ``keys`` from a file that is valid as a whole, which ``work`` remembers."""
+    text = read_text(path)
+    everything = check(text, path.name, checked.found_whole(text, work))
+    checked.remember(text, work)
     wanted = SimpleNamespace()
     for key in keys:
         section, _, name = key.partition(".")

@@ -160,8 +160,10 @@ def draw_classes(classes: pd.DataFrame, path: Path, most: int = 40) -> None:
 
 def draw_labelled(tiles: list[tuple[str, Any]], mode: str, path: Path, nothing: str) -> None:
     """Pictures under their captions, a grey field where there is no picture; the text ``nothing`` where there are none."""
+    if not tiles:
+        return words(nothing, path)
     columns = 8
-    rows = max(1, -(-len(tiles) // columns))
+    rows = -(-len(tiles) // columns)
     figure, all_axes = subplots(1.5 * columns, 1.6 * rows, columns, rows, squeeze=False)
     for axes in all_axes.flat:
         axes.axis("off")
@@ -173,8 +175,6 @@ def draw_labelled(tiles: list[tuple[str, Any]], mode: str, path: Path, nothing: 
             picture = shown(pixels[None], mode)[0]
             axes.imshow(picture[..., 0] if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=255)
         axes.set_title(caption, fontsize=7)
-    if not tiles:
-        figure.text(0.5, 0.5, nothing, ha="center", fontsize=12, color=INK)
     save(figure, path)
 
 

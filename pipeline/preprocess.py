@@ -25,7 +25,7 @@ from pipeline.fates import LABEL_MISSING, Fates
 from pipeline.films import following
 from pipeline.measures import Filters, luminance
 from pipeline.paths import INDEX, Paths
-from pipeline.raw import read_failures, read_files
+from pipeline.raw import FAILED, FILES, read_failures, read_files
 from pipeline.sections import image_shape
 from pipeline.split import SPLITS, assign, common_root, folder_hashes, official_and_label
 from vae.data import ImageShards, ShardWriter, save_following, save_labels
@@ -160,7 +160,7 @@ def _write_following(index: pa.Table, directory: Path) -> None:
 
 def preprocess(values: SimpleNamespace, paths: Paths) -> None:
     """data/raw to data/processed, and a report of what became of every file."""
-    read_manifest(paths.raw)
+    read_manifest(paths.raw, hashes=(FILES, FAILED))  # of the archives, those that something is read from: decoded()
     section, base = values.preprocess, values.base
     how = rules(values)
     raw, fates = read_files(paths.raw), Fates()

@@ -128,7 +128,7 @@ def main(name: str, keys: tuple[str, ...], function: StageFunction, description:
 
     def work() -> None:
         started = time.monotonic()
-        values = params.load(paths.params, keys)
+        values = params.load(paths.params, keys, paths.work)
         held = lock(name, paths)
         if fresh:
             shutil.rmtree(paths.work / name, ignore_errors=True)

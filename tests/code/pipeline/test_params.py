@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -324,6 +326,33 @@ def test_load_file_with_error_in_an_undeclared_section_is_refused(tmp_path):
     (tmp_path / "params.yaml").write_text(changed({"tune.trials": "0"}))
     with pytest.raises(BadConfigError, match=r"tune\.trials"):
         params.load(tmp_path / "params.yaml", ("augment",))
+
+
+def test_load_does_not_look_twice_at_what_was_found_whole(tmp_path):
+    """A file that is known to be whole needs no torch; another one is looked at, and by other code every one is."""
+    (tmp_path / "params.yaml").write_text(TEXT)
+    code = (
+        "import sys; from pathlib import Path; from pipeline import checked, params; here = Path(sys.argv[1])\n"
+        "checked.CODE += tuple(map(Path, sys.argv[2:]))\n"
+        "params.load(here / 'params.yaml', ('base',), here / 'work'); print('torch' in sys.modules)"
+    )
+
+    def looked(*more: Path) -> str:
+        command = [sys.executable, "-c", code, str(tmp_path), *map(str, more)]
+        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert [looked(), looked()] == ["True", "False"]
+    (tmp_path / "params.yaml").write_text(TEXT + "\n# another\n")
+    assert [looked(), looked()] == ["True", "False"]
+    (tmp_path / "code.py").write_text("changed = True\n")
+    assert looked(tmp_path) == "True"
+
+
+def test_load_remembers_nothing_wrong(tmp_path):
+    (tmp_path / "params.yaml").write_text(changed({"fit.likelihood": "bernouli"}))
+    for _ in range(2):
+        with pytest.raises(BadConfigError, match="bernoulli"):
+            params.load(tmp_path / "params.yaml", ("base",), tmp_path / "work")
 
 
 PATHS = [

@@ -238,6 +238,23 @@ def test_preprocess_damaged_raw_of_the_same_size_is_refused(project, picture):
     assert not project.paths.processed.exists()
 
 
+def test_preprocess_archives_that_nothing_is_read_from_are_not_hashed_again(project, picture):
+    """Of a grown folder the old archives may be many gigabytes; their pictures are known, and those have hashes of their own."""
+    project.raw({f"{i}.png": picture(i) for i in range(60)})
+    values = project.values(PARAMS, **SMALL)
+    preprocess(values, project.paths)
+    before = (project.paths.processed / "MANIFEST.json").read_bytes()
+    archive = project.paths.raw / "images-00000.zip"
+    data = bytearray(archive.read_bytes())
+    data[500] ^= 1
+    archive.write_bytes(data)
+    preprocess(values, project.paths)
+    assert (project.paths.processed / "MANIFEST.json").read_bytes() == before
+    shutil.rmtree(project.paths.work / FOLDER)
+    with pytest.raises(DamagedError, match="differs from the sha256"):
+        preprocess(values, project.paths)
+
+
 def test_preprocess_many_copies_of_one_picture_are_no_data(project, picture):
     project.raw({f"{i}.png": picture(5, 16, 16) for i in range(200)})
     with pytest.raises(BadDataError, match="the 200 usable images all show the same: a model needs different images"):

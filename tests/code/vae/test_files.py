@@ -133,6 +133,14 @@ def test_read_manifest_json_of_another_form_is_damage(directory: Path, text: str
         read_manifest(directory)
 
 
+def test_read_manifest_looks_at_the_hashes_of_the_files_named(directory: Path) -> None:
+    (directory / "a.bin").write_bytes(bytes(40))
+    others = [name for name in MEMBERS if name != "a.bin"]
+    assert read_manifest(directory, hashes=others)["step"] == read_manifest(directory, hashes=())["step"] == 7
+    with pytest.raises(DamagedError, match=r"a\.bin"):
+        read_manifest(directory, hashes=["a.bin"])
+
+
 def test_read_manifest_without_hashes_checks_sizes_only(directory: Path) -> None:
     (directory / "a.bin").write_bytes(bytes(40))
     assert read_manifest(directory, hashes=False)["step"] == 7
