@@ -21,6 +21,7 @@ def prepared(root: Path) -> Project:
     """A project whose data are ready, and whose MLflow store knows a training already."""
     project = Project(root)
     project.set(SMALL)
+    shutil.copy(root / "infra/ray/two-processes.yaml", root / "infra/ray/laptop.yaml")
     for stage in ("download", "preprocess", "augment", "train"):
         project.stage(stage)
     return project

@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 from pipeline import params
 from pipeline.errors import BadConfigError, InputMissingError, UnavailableError
+from pipeline.machine import processors
 from pipeline.nodes import check_nodes
 from pipeline.paths import Paths
 from vae.schema import field
@@ -43,6 +44,8 @@ ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 ANSWER_SECONDS, JOIN_SECONDS = 5, 15
+MOST_THREADS = 8  # of a worker that is to have its share of this machine: a step of a small network has no more to share out
+Nodes = Sequence[Mapping[str, float]]  # what each node has: CPU, GPU, memory (bytes)
 SETTINGS = ("NCCL_", "GLOO_", "TORCH_", "FI_", "UCX_")
 log = logging.getLogger("pipeline.cluster")
 
@@ -53,15 +56,28 @@ class Profile:
 
     address: str  # local: start Ray here and end it afterwards; auto or host:port: join
     workers: int = field(low=1, high=4096)
-    cpus_per_worker: int = field(low=1, high=1024)
+    cpus_per_worker: int = field(low=0, high=1024)  # 0 in a file of address local: its share of this machine
     gpus_per_worker: int = field(low=0, high=16)
-    threads_per_worker: int = field(low=1, high=1024)
+    threads_per_worker: int = field(low=0, high=1024)  # 0 in a file: as many as its processors
+    cpus_per_trial: int = field(low=0, high=1024, default=0)  # and threads; of a replica of the service too. 0: a worker's
     placement: str = field(choices=("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"), default="PACK")  # of workers on nodes
     start_seconds: int = field(low=1, high=86400, default=120)  # for all workers to start; longer than Ray needs to see a node go
     silent_seconds: int = field(low=5, high=86400, default=90)  # a rank that the others wait for so long counts as lost
     cache_folder: str = ""  # on each machine's own disk: training reads shards from verified copies there
     cache_gib: float = field(low=0, high=2**20, default=0.0)  # that they may take; 0: they are read where they are
     environment: dict = dataclasses.field(default_factory=dict)  # of the workers: NCCL's, Gloo's and torch's own settings
+
+    @property
+    def of_trials(self) -> Profile:
+        """The same for what runs side by side as often as there is room for it: trials of the search, replicas of the service."""
+        each = self.cpus_per_trial
+        return dataclasses.replace(self, cpus_per_worker=each, threads_per_worker=each) if each else self
+
+    @property
+    def told(self) -> str:
+        """Of how many workers a training is, in words."""
+        workers, threads = ((count, "" if count == 1 else "s") for count in (self.workers, self.threads_per_worker))
+        return "{} worker{} of {} thread{}".format(*workers, *threads)
 
     @property
     def joined(self) -> bool:
@@ -75,7 +91,11 @@ class Profile:
 
     def problems(self) -> list[tuple[str, str]]:
         unset = [("cache_folder", "is needed with cache_gib: a path on each machine's own disk")]
-        return (unset if self.cache_gib and not Path(self.cache_folder).is_absolute() else []) + [
+        shared = [("cpus_per_worker", "is 0, a share of this machine, which only address local means: say how many")]
+        return (
+            (unset if self.cache_gib and not Path(self.cache_folder).is_absolute() else [])
+            + (shared if self.joined and not self.cpus_per_worker else [])
+        ) + [
             (f"environment.{name}", f"is not for a profile: names begin with {', '.join(SETTINGS)}, secrets come from elsewhere")
             for name in self.environment
             if not str(name).startswith(SETTINGS)
@@ -86,9 +106,9 @@ def load_profile(paths: Paths) -> Profile:
     """The profile in force, or BadConfigError with every problem of its file."""
     path = paths.root / os.environ.get(PROFILE_VARIABLE, DEFAULT_PROFILE)
     profile = params.load_section(path, Profile, "cluster")
-    if address := os.environ.get(ADDRESS_VARIABLE):
-        profile = Profile(**(vars(profile) | {"address": address}))
-    return profile
+    cpus = profile.cpus_per_worker or max(1, min(MOST_THREADS, processors() // profile.workers))
+    threads, address = profile.threads_per_worker or cpus, os.environ.get(ADDRESS_VARIABLE) or profile.address
+    return dataclasses.replace(profile, address=address, cpus_per_worker=cpus, threads_per_worker=threads)
 
 
 def meant(cluster: str, paths: Paths) -> dict[str, str]:
@@ -116,7 +136,18 @@ def _need(profile: Profile, available: dict[str, float], workers: int) -> None:
 def check_local(profile: Profile, workers: int) -> None:
     """BadConfigError where a cluster of this machine alone could never hold ``workers``; others are asked once joined."""
     if not profile.joined:
-        _need(profile, {"CPU": os.cpu_count() or 1, "GPU": _gpus()}, workers)
+        _need(profile, {"CPU": processors(), "GPU": _gpus()}, workers)
+
+
+def slots(profile: Profile, nodes: Nodes) -> int:
+    """How many workers find a place, none of them on two nodes."""
+    found = 0
+    for node in nodes:
+        here = int(node.get("CPU", 0)) // profile.cpus_per_worker
+        if profile.gpus_per_worker:
+            here = min(here, int(node.get("GPU", 0)) // profile.gpus_per_worker)
+        found += here
+    return found
 
 
 def _left_by_ray_start() -> Path:
@@ -172,7 +203,8 @@ def connected(profile: Profile, paths: Paths, workers: int) -> Iterator[None]:
         told["PYTHONPATH"] = os.environ["PYTHONPATH"]
     try:
         ray.init(
-            address=profile.address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+            address=profile.address, num_cpus=None if profile.joined else processors(),
+            include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
             runtime_env={"env_vars": told} if told else None,  # without one, the processes that Ray has ready can be used
         )  # fmt: skip
     except (ConnectionError, RuntimeError, OSError, ValueError) as error:

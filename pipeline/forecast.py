@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pipeline.cluster import Profile, check_local
+from pipeline.cluster import Nodes, Profile, check_local, slots
 from pipeline.errors import BadConfigError
 from pipeline.sections import Tune
 from pipeline.trial import side_by_side
@@ -30,7 +30,6 @@ STATE_COPIES = 6  # these four, the averaged model that validation uses, gradien
 REPORT_BYTES = 8 * MIB
 MARGIN = 1.2  # of memory: what the parts leave unexplained in a real process
 GAIN = 1.05  # a variant must be this much faster than what is configured: less is noise
-Nodes = Sequence[Mapping[str, float]]  # what each node has: CPU, GPU, memory (bytes)
 
 
 @dataclass(frozen=True)
@@ -142,19 +141,9 @@ def disk_bytes(checkpoint: int, config: FitConfig, section: Tune, at_once: int) 
     }
 
 
-def slots(profile: Profile, nodes: Nodes) -> int:
-    """How many workers find a place, none of them on two nodes."""
-    found = 0
-    for node in nodes:
-        here = int(node.get("CPU", 0)) // profile.cpus_per_worker
-        if profile.gpus_per_worker:
-            here = min(here, int(node.get("GPU", 0)) // profile.gpus_per_worker)
-        found += here
-    return found
-
-
 def trials_at_once(profile: Profile, section: Tune, nodes: Nodes) -> int:
     """How many trials run at the same time: what tune itself decides, and no more than have a place."""
+    profile = profile.of_trials
     total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
     placed = slots(profile, nodes) // section.workers_per_trial
     return max(1, min(section.trials, placed, side_by_side(profile, section.workers_per_trial, total)))
@@ -163,18 +152,21 @@ def trials_at_once(profile: Profile, section: Tune, nodes: Nodes) -> int:
 def waiting(profile: Profile, section: Tune, config: FitConfig, nodes: Nodes) -> list[str]:
     """Why a stage would wait for ever, or end at once, on these nodes: a line for each reason; empty where it would run."""
     found = []
-    asked = {"train": (profile.workers, "workers"), "tune": (section.workers_per_trial, "tune.workers_per_trial")}
-    for stage, (workers, key) in asked.items():
+    asked = {
+        "train": (profile, profile.workers, "workers"),
+        "tune": (profile.of_trials, section.workers_per_trial, "tune.workers_per_trial"),
+    }
+    for stage, (each_has, workers, key) in asked.items():
         try:
-            check_local(profile, workers)
+            check_local(each_has, workers)
             check_division(config, workers)
         except (BadConfigError, ValueError) as error:
             found.append(f"{stage} ({key} {workers}): {error}")
             continue
-        if slots(profile, nodes) < workers:
-            each = f"{profile.cpus_per_worker} CPU" + (f", {profile.gpus_per_worker} GPU" if profile.gpus_per_worker else "")
+        if (places := slots(each_has, nodes)) < workers:
+            each = f"{each_has.cpus_per_worker} CPU" + (f", {each_has.gpus_per_worker} GPU" if each_has.gpus_per_worker else "")
             found.append(
-                f"{stage} ({key} {workers}): {workers} workers of {each} each, of which the nodes can place {slots(profile, nodes)}: "
+                f"{stage} ({key} {workers}): {workers} workers of {each} each, of which the nodes can place {places}: "
                 f"a worker lies on one node; lower cpus_per_worker or `workers` in the cluster profile, or use larger nodes"
             )
     return found

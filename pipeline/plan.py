@@ -25,6 +25,7 @@ from pipeline import forecast, params, stage
 from pipeline.cluster import DEFAULT_PROFILE, PROFILE_VARIABLE, Profile, connected, load_profile
 from pipeline.console import set_up_logging
 from pipeline.errors import BadConfigError, CannotWriteError
+from pipeline.machine import memory_bytes, processors
 from pipeline.paths import BEST, Paths
 from pipeline.rehearsal import START_SECONDS, Data, data, rehearse, task
 from pipeline.train import Choice, choose, configs
@@ -41,7 +42,7 @@ log = logging.getLogger("pipeline.plan")
 def nodes_of(profile: Profile, paths: Paths, workers: int) -> list[dict[str, float]]:
     """What each node has; a cluster is joined for a moment. BadConfigError, UnavailableError as ``connected``."""
     if profile.address == "local":
-        return [{"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count(), "memory": _machine_bytes()}]
+        return [{"CPU": processors(), "GPU": torch.cuda.device_count(), "memory": memory_bytes()}]
     with connected(profile, paths, workers):
         import ray
 
@@ -55,13 +56,6 @@ def nodes_of(profile: Profile, paths: Paths, workers: int) -> list[dict[str, flo
                     wanted,
                 )
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _machine_bytes() -> int:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
-    text = limit.read_text().strip() if limit.exists() else ""
-    return min(total, int(text)) if text.isdigit() else total
 
 
 def _notes(
@@ -109,7 +103,7 @@ def plan(values: SimpleNamespace, paths: Paths, seconds: float = SECONDS, compil
         choice = choose(values, paths) if known else replace(choice, beta=section.beta_max, latent_dim=section.latent_dim_max)
     model, fit = configs(values, values.base.image_shape, choice, classes=0)  # a table of classes costs next to nothing
     _refuse(forecast.waiting(profile, section, fit, ENDLESS))  # what no cluster could mend is told without a look at it
-    nodes = nodes_of(profile, paths, max(profile.workers, section.workers_per_trial))
+    nodes = nodes_of(profile, paths, profile.workers)
     _refuse(forecast.waiting(profile, section, fit, nodes))
     at_once = forecast.trials_at_once(profile, section, nodes)
     paths.work.mkdir(parents=True, exist_ok=True)
@@ -159,7 +153,7 @@ def table(report: Mapping[str, Any]) -> str:
         ("tune", _span(tune["seconds"]), f"{tune['trials']} trials, {tune['trials_at_once']} at once; "
          f"{_span(tune['images'], '{:,.0f}'.format)} images, {tune['images_per_second_of_a_trial']:,.0f} images/s each"),
         ("train", _span(train["seconds"]), f"{train['images']:,} images, {train['images_per_second']:,.0f} images/s over "
-         f"{report['profile']['workers']} workers"),
+         f"{Profile(**report['profile']).told}"),
         ("  validation", _span(train["validation_seconds"]), f"{_span(train['reports'], '{:.0f}'.format)} times "
          + (f"{train['val_images']:,} images" if train["val_images"] is not None else "an unknown number of images")),
         ("  checkpoints", _span(train["checkpoints_seconds"]), f"{_amount(disk['checkpoint'])} each"),

@@ -40,6 +40,7 @@ VARIANTS = tuple(itertools.product(("float32", "bfloat16"), ("channels_last", "c
 TRAIN_SHARE = 0.7  # of the time for measuring; the trials have the rest
 STEPS_A_VISIT = 2  # of a variant, before it is the next one's turn
 LEAST_ROUNDS = 2
+TRAINED, WAIT_SECONDS = "trained", 0.05  # a file that is there once the training was rehearsed
 
 
 def process_bytes(name: str) -> int:
@@ -221,15 +222,20 @@ def _group(store: Path, number: int, size: int, backend: str) -> Iterator[None]:
 def _main(directory: Path, number: int) -> None:
     die_with_parent()
     task, result = read_json(directory / "task.json"), dict[str, Any]()
-    torch.set_num_threads(task["train"]["threads"])
+    torch.set_num_threads(1)
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())
     result["base_bytes"] = base_bytes(Job.from_dict(task["train"]))
     if number < task["workers"]:
+        torch.set_num_threads(task["train"]["threads"])
         with _group(directory / "group", number, task["workers"], task["backend"]):
             result["train"] = _training(task, directory)
+        (directory / TRAINED).touch()
+    while not (directory / TRAINED).exists():  # trials are more than the training's workers, and would take its processors
+        time.sleep(WAIT_SECONDS)
     group, place = divmod(number, task["trial_workers"])
     if group < task["trials"]:
+        torch.set_num_threads(task["trial"]["threads"])
         with _group(directory / f"trial-{group}", place, task["trial_workers"], task["backend"]):
             result["trial"] = _trial(task, directory)
     write_text(directory / f"result-{number}.json", canonical_json(result))

@@ -5,7 +5,6 @@ Ray has no part in it: its own costs are added by ``pipeline.forecast``.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -17,10 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.cluster import Profile
+from pipeline.cluster import Profile, slots
 from pipeline.console import Progress
 from pipeline.errors import TrainingFailedError
 from pipeline.job import Job, on_the_fly, training_directories
+from pipeline.machine import processors
 from pipeline.paths import Paths
 from pipeline.trial_score import OF_SAMPLES, of_samples
 from vae.config import FitConfig, ModelConfig
@@ -30,6 +30,7 @@ from vae.files import canonical_json, read_json, read_manifest, write_text
 
 RANDOM_BYTES = 2**24  # of images made up where there are none, but a batch at least
 WAIT_SECONDS = 0.1
+AS_IF_GPUS = 2**20  # where there is none, what a profile asks of them is left out
 START_SECONDS = 8.0  # of the processes, and of their first steps
 GRACE_SECONDS = 600  # beyond the time asked for: large networks, and torch.compile
 
@@ -118,11 +119,10 @@ def task(
     Where the training's workers have no place here, one of them is rehearsed, with its share of each batch.
     """  # fmt: skip
     fit, trial = fits
-    places = (os.cpu_count() or 1) // profile.cpus_per_worker
-    if profile.gpus_per_worker and torch.cuda.is_available():
-        places = min(places, torch.cuda.device_count() // profile.gpus_per_worker)
+    here = [{"CPU": processors(), "GPU": torch.cuda.device_count() if torch.cuda.is_available() else AS_IF_GPUS}]
+    places, trial_places = slots(profile, here), slots(profile.of_trials, here)
     per_trial = values.tune.workers_per_trial
-    grouped, trial_grouped = profile.workers <= places, per_trial <= places
+    grouped, trial_grouped = profile.workers <= places, per_trial <= trial_places
     job = Job(
         model=model,
         fit=fit if grouped else _share(fit, profile.workers),
@@ -138,6 +138,7 @@ def task(
         fit=trial if trial_grouped else _share(trial, per_trial),
         model=replace(model, latent_dim=values.tune.latent_dim_max),
         state_directory=str(directory / "trial-state"),
+        threads=profile.of_trials.threads_per_worker,
         score=_score(values, paths, directory),
     )
     return {
@@ -145,7 +146,7 @@ def task(
         "trial": trial_job.to_dict(),
         "workers": profile.workers if grouped else 1,
         "trial_workers": per_trial if trial_grouped else 1,
-        "trials": min(at_once, max(1, places // per_trial)) if trial_grouped else 1,
+        "trials": min(at_once, max(1, trial_places // per_trial)) if trial_grouped else 1,
         "backend": "nccl" if profile.gpus_per_worker and torch.cuda.is_available() else "gloo",
     }
 

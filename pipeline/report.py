@@ -107,7 +107,7 @@ def context(title: str, paths: Paths) -> dict[str, Any]:
     model = json.loads((paths.model / "config.json").read_text(encoding="utf-8"))
     run, trained = read_json(paths.train_report / RUN), read_json(paths.train_report / METRICS)
     lineage, counts = read_json(paths.register_report / LINEAGE), read_json(paths.preprocess_report / METRICS)
-    best = read_json(paths.tune_report / BEST)
+    best, workers = read_json(paths.tune_report / BEST), f"{run['workers']} worker{'s' * (run['workers'] > 1)}"
     shape, kind = tuple(model["model"]["image_shape"]), model["model"]
     height, width, _ = shape
     reports = evaluate.parent
@@ -130,7 +130,7 @@ def context(title: str, paths: Paths) -> dict[str, Any]:
         "slices": {"columns": list(slices), "rows": [[number(v) for v in row] for row in slices.itertuples(index=False)]}
         if len(slices) > 1
         else None,
-        "training": f"{trained['images']:,} images on {run['workers']} workers at beta {number(trained['beta'])}, {run['begun']}"
+        "training": f"{trained['images']:,} images on {workers}, at beta {number(trained['beta'])}, {run['begun']}"
         + _privacy(model["preprocessing"].get("privacy")),
         "search": f"chosen: beta {number(best['beta'])}, {best['latent_dim']} latents; rule: {best['rule']}"
         + ("; its weights saw other values before" if best.get("history") else "")

@@ -108,7 +108,7 @@ def _until_ready(host: str, port: int) -> None:
 def serve(options: Options, host: str, port: int, replicas: int) -> None:
     """Serve until interrupted; Ray, where it was started for this, ends with it."""
     paths = Paths(options.root)
-    profile = load_profile(paths)
+    profile = load_profile(paths).of_trials
     called = check(options, host, port, paths)
     front = _front(host, port, replicas, profile.address)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -204,8 +204,8 @@ def train(values: SimpleNamespace, paths: Paths) -> None:
     _begin(job)
     run_id = _announced(tracker, job, key, {"begun": begin.told, **vars(profile)}, paths)
     log.info(
-        "%s, beta %.3g, %d latent dimensions, %d images over %d workers, %s",
-        model.name, fit.beta, model.latent_dim, fit.total_images, profile.workers, begin.told,
+        "%s, beta %.3g, %d latent dimensions, %d images over %s, %s",
+        model.name, fit.beta, model.latent_dim, fit.total_images, profile.told, begin.told,
     )  # fmt: skip
     outbox, forwarder = Outbox(paths), Forwarder(tracker, run_id, fit.total_images)
     started = time.monotonic()

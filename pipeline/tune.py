@@ -122,7 +122,7 @@ def _save_weights(job: Job, best: dict[str, Any], paths: Paths) -> None:
 def tune(values: SimpleNamespace, paths: Paths) -> None:
     """Search, choose, write the choice and how it was reached."""
     torch.set_num_threads(1)
-    profile, section = load_profile(paths), values.tune
+    profile, section = load_profile(paths).of_trials, values.tune
     tracker, outbox = connect(paths), Outbox(paths)
     template = _template(values, paths, profile)
     metric, mode = SCORES[section.score]

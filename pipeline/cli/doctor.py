@@ -16,6 +16,7 @@ import typer
 from pipeline import params
 from pipeline.cli.app import Json, ended
 from pipeline.errors import BadConfigError, PipelineError
+from pipeline.machine import processors
 from pipeline.paths import Paths
 
 PACKAGES = ("torch", "ray", "dvc", "mlflow", "numpy", "pandas", "pillow", "safetensors", "optuna")
@@ -65,7 +66,7 @@ def _accelerator() -> Check:
     import torch
 
     if not torch.cuda.is_available():
-        return Check("accelerator", True, f"none: {os.cpu_count()} processors are used (infra/ray/laptop.yaml)")
+        return Check("accelerator", True, f"none: {processors()} processors are used (infra/ray/laptop.yaml)")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return Check("accelerator", True, f"{', '.join(names)}: VAELINE_CLUSTER=infra/ray/gpus.yaml uses them")
 

@@ -35,7 +35,7 @@ def serve(
 
     def work() -> None:
         paths = Paths.here()
-        profile = load_profile(paths)
+        profile = load_profile(paths).of_trials
         names = (host, *(name for name in service.LOOPBACK if host in service.LOOPBACK), *(allow_host or ()))
         options = Options(
             root=paths.root, model=model if not Path(model).is_dir() else str(Path(model).resolve()), hosts=names,

@@ -33,7 +33,7 @@ class Service:
 
 
 def application(options: Options, profile: Profile, replicas: int, metrics: str) -> Application:
-    """What `serve.run` takes: so many replicas, each of a worker's size in the cluster profile."""
+    """What `serve.run` takes: so many replicas, each of the size of the profile's workers."""
     bound = options.most_waiting * 8  # the replica itself refuses, in a sentence
     return Service.options(  # type: ignore[attr-defined]  # what the decorator makes of the class
         num_replicas=replicas,

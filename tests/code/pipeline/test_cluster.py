@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
 import pytest
 
-from pipeline import params
+from pipeline import cluster, machine, params
 from pipeline.cluster import ADDRESS_VARIABLE, DEFAULT_PROFILE, PROFILE_VARIABLE, Profile, _need, _reach, load_profile, meant
 from pipeline.errors import BadConfigError, InputMissingError, UnavailableError
+from pipeline.machine import processors
 from pipeline.paths import Paths
+from pipeline.trial import side_by_side
 
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = "address: local\nworkers: 2\ncpus_per_worker: 1\ngpus_per_worker: 0\nthreads_per_worker: 1\n"
@@ -33,9 +36,58 @@ def test_load_profile_files_of_the_project_are_valid(path, monkeypatch):
     assert load_profile(Paths(ROOT)).workers >= 1
 
 
-def test_load_profile_default_fits_a_laptop_and_gpus_join_a_cluster(monkeypatch):
+@pytest.mark.parametrize(("there", "threads"), [(1, 1), (2, 2), (5, 5), (8, 8), (64, 8)])
+def test_load_profile_default_takes_the_machine_that_there_is(monkeypatch, there, threads):
+    monkeypatch.setattr(cluster, "processors", lambda: there)
     laptop = load_profile(Paths(ROOT))
-    assert laptop.address == "local" and laptop.gpus_per_worker == 0 and laptop.workers * laptop.cpus_per_worker <= 2
+    assert (laptop.address, laptop.workers, laptop.gpus_per_worker) == ("local", 1, 0)
+    assert (laptop.cpus_per_worker, laptop.threads_per_worker) == (threads, threads)
+    trial = laptop.of_trials
+    assert (trial.cpus_per_worker, trial.threads_per_worker) == (1, 1)
+    assert side_by_side(trial, 1, {"CPU": there}) == there
+    cluster.check_local(laptop, laptop.workers)
+
+
+def test_load_profile_zero_is_a_workers_share(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "processors", lambda: 6)
+    monkeypatch.setenv(PROFILE_VARIABLE, "my.yaml")
+    shared = GOOD.replace("workers: 2", "workers: 3").replace("cpus_per_worker: 1", "cpus_per_worker: 0")
+    (tmp_path / "my.yaml").write_text(shared.replace("threads_per_worker: 1", "threads_per_worker: 0"))
+    found = load_profile(Paths(tmp_path))
+    assert (found.cpus_per_worker, found.threads_per_worker, found.told) == (2, 2, "3 workers of 2 threads")
+    assert found.of_trials == found
+    (tmp_path / "my.yaml").write_text(shared)
+    found = load_profile(Paths(tmp_path))
+    assert (found.cpus_per_worker, found.threads_per_worker, found.told) == (2, 1, "3 workers of 1 thread")
+    (tmp_path / "my.yaml").write_text(shared.replace("address: local", "address: auto"))
+    with pytest.raises(BadConfigError, match="cpus_per_worker: is 0, a share of this machine"):
+        load_profile(Paths(tmp_path))
+
+
+def test_processors_of_a_container_are_those_it_was_given(tmp_path, monkeypatch):
+    every = processors()
+    assert 1 <= every <= (os.cpu_count() or 1)
+    monkeypatch.setattr(machine, "CONTROL_GROUP", tmp_path)
+    for text, found in (
+        ("max 100000", every),
+        ("100000 100000", 1),
+        ("50000 100000", 1),
+        ("99900000 100000", every),
+        ("odd", every),
+    ):
+        (tmp_path / "cpu.max").write_text(text + "\n")
+        assert processors() == found, text
+
+
+def test_memory_of_a_container_is_what_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "CONTROL_GROUP", tmp_path)
+    every = machine.memory_bytes()
+    for text, found in (("max", every), ("1048576", 2**20), (str(2**60), every)):
+        (tmp_path / "memory.max").write_text(text + "\n")
+        assert machine.memory_bytes() == found, text
+
+
+def test_load_profile_gpus_join_a_cluster(monkeypatch):
     monkeypatch.setenv(PROFILE_VARIABLE, "infra/ray/gpus.yaml")
     gpus = load_profile(Paths(ROOT))
     assert gpus.address == "auto" and gpus.gpus_per_worker == 1

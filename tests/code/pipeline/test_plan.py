@@ -178,6 +178,8 @@ def test_search_without_stopping_trains_all_to_their_end_and_begins_again_where_
         ({}, 2, [{"CPU": 6}], 3),
         ({}, 1, [{"CPU": 64}], 10),  # no more than there are
         ({"cpus_per_worker": 4}, 1, [{"CPU": 6}, {"CPU": 6}], 2),  # 12 processors, but no worker on two nodes
+        ({"cpus_per_worker": 4, "cpus_per_trial": 1}, 1, [{"CPU": 4}], 4),  # a trial is smaller than a worker
+        ({"cpus_per_worker": 4, "cpus_per_trial": 2}, 2, [{"CPU": 8}], 2),
         ({"gpus_per_worker": 1}, 1, [{"CPU": 16, "GPU": 3}], 3),
         ({"gpus_per_worker": 1}, 2, [{"CPU": 16, "GPU": 3}], 1),
     ],
@@ -193,6 +195,7 @@ def test_trials_at_once(changes, workers_per_trial, nodes, at_once):
         ({"address": "local", "gpus_per_worker": 16}, {}, {}, [{"CPU": 9, "GPU": 99}], "train (workers 2): .* need 32 GPU"),
         ({}, {"workers_per_trial": 4}, {}, [{"CPU": 3}], "tune (tune.workers_per_trial 4): .* can place 3"),
         ({"cpus_per_worker": 4}, {}, {}, [{"CPU": 6}, {"CPU": 3}], "train (workers 2): .* can place 1"),
+        ({"cpus_per_worker": 1, "cpus_per_trial": 4}, {}, {}, [{"CPU": 3}], "tune (tune.workers_per_trial 1): .* can place 0"),
         ({"workers": 3}, {}, {}, [{"CPU": 3}], "global_batch_size 64 does not divide by 3 workers"),
         ({"workers": 5}, {}, {"exactness": "elastic"}, [{"CPU": 8}], "virtual_shards 12 does not divide by 5"),
     ],
