@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from pathlib import Path
 
 import pytest
 import scipy.stats
 import torch
 from safetensors.torch import load_file, save_file
+from sklearn.mixture import GaussianMixture
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 import densities
@@ -16,6 +18,7 @@ from configs import prior_config
 from densities import seeded
 from vae.config import PriorConfig
 from vae.samplers import SAMPLERS, Mixture, Normal
+from vae.samplers.mixture import maximised
 
 WEIGHTS = torch.tensor([0.25, 0.75])
 MEANS = torch.tensor([[-3.0, 2.0], [2.0, 0.0]])
@@ -45,6 +48,24 @@ def planted() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def mixture(planted: torch.Tensor) -> Mixture:
     return Mixture.fit(planted, config(2), seed=0)
+
+
+@pytest.mark.parametrize(("dim", "size", "count"), [(1, 3, 500), (2, 2, 5000), (5, 40, 3000), (20, 7, 2048)])
+@pytest.mark.parametrize("iterations", [1, 4, 30])
+def test_mixture_is_that_of_scikit_learn(dim: int, size: int, count: int, iterations: int) -> None:
+    generator = seeded(dim)
+    x_ND = torch.randn(count, dim, generator=generator, dtype=torch.double)
+    x_ND[: count // 2] = x_ND[: count // 2] * 0.05 + 2  # a narrow cluster far from the middle: products nearly cancel there
+    x_ND = (x_ND - x_ND.mean(0)) / x_ND.std(0)
+    ours = maximised(x_ND, size, iterations, seed=3)
+    theirs = GaussianMixture(size, reg_covar=1e-5, max_iter=iterations, tol=1e-3, random_state=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it has not converged
+        theirs.fit(x_ND.numpy())
+    assert ours["weights_K"].numpy() == pytest.approx(theirs.weights_, abs=1e-9)
+    assert ours["means_KD"].numpy() == pytest.approx(theirs.means_, abs=1e-8)
+    covariance_KDD = ours["cholesky_KDD"] @ ours["cholesky_KDD"].mT
+    assert covariance_KDD.numpy() == pytest.approx(theirs.covariances_, abs=1e-8)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
