@@ -29,7 +29,7 @@ from vae.config import AugmentConfig, FitConfig, ModelConfig
 from vae.data import ImageShards, check_labels
 from vae.distributed import rank
 from vae.errors import NonFiniteError, ResumeRefusedError, StoppedError
-from vae.files import canonical_json, read_manifest, replaced_file, sha256_file
+from vae.files import canonical_json, read_manifest, replaced_file, sources_sha256
 from vae.models.base import VAE
 from vae.run import Fitted
 from vae.shard_cache import ShardCache
@@ -78,9 +78,7 @@ class Job:
 
 def code_hash() -> str:
     """sha256 over the sources of ``vae``: a checkpoint of other code is not resumed."""
-    root = Path(vae.__file__).parent
-    parts = [f"{path.relative_to(root)} {sha256_file(path)}" for path in sorted(root.rglob("*.py"))]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return sources_sha256(Path(vae.__file__).parent)
 
 
 def identity(data: dict[str, str], augment: dict[str, Any] | None, **extra: Any) -> dict[str, Any]:

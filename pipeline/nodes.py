@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import uuid
 from pathlib import Path
 
 from pipeline.errors import BadConfigError, UnavailableError
 from pipeline.paths import Paths
+from vae.files import sources_sha256
 
 SEEN_SECONDS = 60
 CLOCK_SECONDS = 30  # that a node's clock may be off
@@ -19,9 +19,7 @@ def _sources() -> str:
     import pipeline
     import vae
 
-    folders = [Path(str(package.__file__)).parent for package in (pipeline, vae)]
-    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
-    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
+    return sources_sha256(*(Path(str(package.__file__)).parent for package in (pipeline, vae)))
 
 
 def _seen(code: str, mark: str) -> tuple[str, float]:

@@ -234,8 +234,10 @@ def overlay(path: Path, text: str) -> dict[str, Any]:
 def load(path: Path, keys: tuple[str, ...], work: Path | None = None) -> SimpleNamespace:
     """The sections (``train``) and keys (``base.seed``) of ``keys`` from a file that is valid as a whole, which ``work`` remembers."""
     text = read_text(path)
-    everything = check(text, path.name, checked.found_whole(text, work))
-    checked.remember(text, work)
+    whole = checked.found_whole(text, work)
+    everything = check(text, path.name, whole)
+    if not whole:
+        checked.remember(text, work)
     wanted = SimpleNamespace()
     for key in keys:
         section, _, name = key.partition(".")

@@ -26,6 +26,15 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def sources_sha256(*folders: Path) -> str:
+    """Hexadecimal sha256 over the Python files below these folders, their names and bytes: which code this is."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
 def sha256_files(paths: Sequence[Path]) -> Iterator[str]:
     """The hash of each file in order, several files at a time."""
     with ThreadPoolExecutor(min(HASHING_THREADS, os.cpu_count() or 1)) as threads:

@@ -179,6 +179,7 @@ class Run:
 
     def _gradient(self, gradients: Gradients, loader: Loader | Blank, step: int, first: int = 0) -> Tensor:
         """Leave the gradient of global batch ``step`` (its parts from ``first`` on) at the parameters; returns the sums of ``step``."""
+        images_seen = step * self.config.global_batch_size
         draws = self.objective.draw(step, math.prod(self.model_config.image_shape))
         sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         self.trained.zero_grad(set_to_none=True)
@@ -186,7 +187,6 @@ class Run:
             with gradients.part(number) as rows:
                 x_NCHW, label_N = loader.batch(step, rows)
                 after_NCHW = loader.after(step, rows) if self.config.smoothness else None
-                images_seen = step * self.config.global_batch_size
                 loss, part = self.objective(gradients.forward, x_NCHW, label_N, draws.of(rows), images_seen, after_NCHW)
                 gradients.backward(loss)
             sums += part

@@ -16,7 +16,7 @@ import typer
 from pipeline import params
 from pipeline.cli.app import Json, ended
 from pipeline.errors import BadConfigError, PipelineError
-from pipeline.machine import processors
+from pipeline.machine import memory_bytes, processors
 from pipeline.paths import Paths
 
 PACKAGES = ("torch", "ray", "dvc", "mlflow", "numpy", "pandas", "pillow", "safetensors", "optuna")
@@ -80,7 +80,7 @@ def _disk(paths: Paths) -> Check:
 
 
 def _memory() -> Check:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    total = memory_bytes() / GIB
     return Check(
         "memory", total >= LEAST_GIB["memory"], f"{total:.1f} GiB", "use a machine with more: two workers and Ray need 4 GiB"
     )
