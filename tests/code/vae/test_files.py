@@ -19,6 +19,7 @@ from vae.files import (
     remove_directory,
     replaced_directory,
     sha256_file,
+    sources_sha256,
     write_manifest,
     write_text,
 )
@@ -247,3 +248,19 @@ def test_remove_directory_killed_in_the_middle_leaves_no_part_under_the_name(
     assert not (tmp_path / "a").exists() and list(tmp_path.iterdir()) != [tmp_path / "b"]
     remove_directory(tmp_path / "b")
     assert not list(tmp_path.iterdir())  # what was left of the first is gone too
+
+
+def test_sources_sha256_is_of_names_and_bytes_and_of_nothing_else(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder / "inner").mkdir(parents=True)
+        (tmp_path / folder / "inner/a.py").write_text("1")
+        (tmp_path / folder / "b.py").write_text("2")
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert sources_sha256(one) == sources_sha256(two) != sources_sha256(one, two)
+    (one / "notes.txt").write_text("no code")
+    assert sources_sha256(one) == sources_sha256(two)
+    (one / "b.py").write_text("3")
+    assert sources_sha256(one) != sources_sha256(two)
+    (one / "b.py").write_text("2")
+    (one / "b.py").rename(one / "c.py")
+    assert sources_sha256(one) != sources_sha256(two)
