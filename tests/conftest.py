@@ -29,6 +29,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         write_text(TABLE, canonical_json(rows))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A test is never named by bytes: gzip's hold the second they were packed in, and two workers of xdist must collect the same names."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Tests run beside other work: one thread each keeps them quick and their numbers the same."""
