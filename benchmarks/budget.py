@@ -15,7 +15,6 @@ from benchmarks.rows import ROOT
 from vae.config import FitConfig, ModelConfig
 from vae.data import LABELS, ImageShards, save_labels
 from vae.distributed import default_device
-from vae.gradients import Gradients
 from vae.loader import Loader
 from vae.run import Fitted, Run
 from vae.trainer import fit
@@ -55,12 +54,12 @@ def recipe(seconds: float, images_per_second: float, **changes: object) -> FitCo
 def images_per_second(model: ModelConfig, config: FitConfig, train: ImageShards) -> float:
     """Of training steps, after the first ones."""
     run = Run(model, config, default_device(), None)
-    gradients, loader, times = Gradients(run.trained, config), Loader(train, config, run.device, None), []
+    loader, times = Loader(train, config, run.device, None), []
     for step in itertools.count():
         if sum(times) > TIMED_SECONDS:
             return config.global_batch_size / statistics.mean(times)
         started = time.perf_counter()
-        run.step(gradients, loader)
+        run.step(loader)
         if step >= WARM_STEPS:
             times.append(time.perf_counter() - started)
 

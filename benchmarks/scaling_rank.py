@@ -12,7 +12,6 @@ import torch.distributed as dist
 
 from benchmarks.case import Case
 from benchmarks.contenders import timed_fit
-from vae.gradients import Gradients
 from vae.loader import Loader
 from vae.run import Run
 
@@ -24,10 +23,10 @@ def steps_s(case: Case) -> list[float]:
     """Seconds of each of a training's steps, alone."""
     torch.set_num_threads(1)
     run = Run(case.model_config(), case.fit_config(), torch.device("cpu"), None)
-    gradients, loader, found = Gradients(run.trained, run.config), Loader(case.images(), run.config, run.device, None), []
+    loader, found = Loader(case.images(), run.config, run.device, None), []
     for step in range(case.warm_steps + 4 * case.steps):
         started = time.perf_counter()
-        run.step(gradients, loader)
+        run.step(loader)
         if step >= case.warm_steps:
             found.append(time.perf_counter() - started)
     return found

@@ -16,6 +16,7 @@ from pipeline.cluster import Nodes, Profile, check_local, slots
 from pipeline.errors import BadConfigError
 from pipeline.sections import Tune
 from pipeline.trial import side_by_side
+from vae import shared_sum
 from vae.config import FitConfig, ModelConfig
 from vae.gradients import check_division
 from vae.models import build
@@ -54,7 +55,7 @@ def memory_bytes(parameters: int, base: int, transient: int, config: FitConfig, 
     parts = {
         "process": base,
         "model and averages": 3 * parameters,
-        "gradients": (1 + shards) * parameters,
+        "gradients": (1 + shards) * parameters + (0 if shards else shared_sum.memory_bytes(parameters, workers)),
         "optimizer": 2 * parameters,
         "activations": transient,
         "checkpoint": CHECKPOINT_COPIES * parameters,

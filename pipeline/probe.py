@@ -29,7 +29,6 @@ from vae.config import AugmentConfig, FitConfig
 from vae.data import ImageShards
 from vae.distributed import any_rank, default_device, rank, world_size
 from vae.files import canonical_json, read_json, write_text
-from vae.gradients import Gradients
 from vae.loader import Loader
 from vae.numerics import determinism
 from vae.run import Run
@@ -85,18 +84,17 @@ class _Rehearsed:
             keys = image_keys(f"{n:016x}" for n in range(len(train)))
             augment = OnTheFly(AugmentConfig(**job.augment["policy"]), keys, job.augment["mode"])
         self.config, self.run = config, Run(job.model, config, default_device(), None)
-        self.gradients = Gradients(self.run.trained, config)
         self._loader = Loader(train, config, self.run.device, augment)
         self.seconds: list[float] = []
 
     def step(self) -> None:
-        self.run.step(self.gradients, self._loader)
+        self.run.step(self._loader)
 
     def step_bytes(self) -> int:
         """What a step holds at its worst moment beside what lies there between steps, gradients included."""
         self.run.optimizer.zero_grad(set_to_none=True)
         held = sum(p.numel() * p.element_size() for p in self.run.model.parameters())
-        grouped = isinstance(self.gradients.forward, DistributedDataParallel)  # whose gradients have a fixed place
+        grouped = isinstance(self.run.gradients.forward, DistributedDataParallel)  # whose gradients have a fixed place
         return max(0, most_allocated_bytes(self.step, self.run.device) - (0 if grouped else held))
 
     def visit(self) -> None:
@@ -204,7 +202,7 @@ def base_bytes(job: Job) -> int:
     blank = (model.image_shape[2], side, side)
     batches = SimpleNamespace(batch=lambda step, rows: (torch.zeros(rows.stop - rows.start, *blank), None))
     for _ in range(2):
-        run.step(Gradients(run.trained, config), cast(Loader, batches))
+        run.step(cast(Loader, batches))
     return process_bytes("VmRSS")
 
 

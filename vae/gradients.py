@@ -1,8 +1,9 @@
 """How a global batch is divided over ranks and parts, and how the parts' gradients become one: the levels of exactness.
 
-off, run: DistributedDataParallel as it is. resume: its buckets are laid out before the first step, so that a resumed run adds in the
-order of the uninterrupted one. elastic: the batch is cut into virtual shards, each shard's gradient is computed alone, and all are added in
-the order of the shards: the same bits on every number of ranks that the shards divide by.
+off, run: DistributedDataParallel as it is, on processors of one machine with the sums of vae/shared_sum.py. resume: where a network adds,
+its buckets are laid out before the first step, so that a resumed run adds in the order of the uninterrupted one. elastic: the batch is
+cut into virtual shards, each shard's gradient is computed alone, and all are added in the order of the shards: the same bits on every
+number of ranks that the shards divide by.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vae.config import FitConfig
 from vae.distributed import own_rows, world_size
 from vae.models.base import Output
+from vae.shared_sum import SharedSum, add
 
 
 def _cut(start: int, stop: int, pieces: int) -> list[slice]:
@@ -41,7 +43,7 @@ def check_division(config: FitConfig, ranks: int = 0) -> None:
 
 
 class Gradients:
-    """This rank's parts of each global batch, and the gradient of the batch's mean loss on every rank.
+    """This rank's parts of each global batch, and the gradient of the batch's mean loss on every rank, added in the ``order`` of those.
 
     For each of ``parts``: within ``part(number)`` call ``forward`` and ``backward``; then ``reduce`` once. Until it is
     ``rehearsed``, first one such pass of the last part, the same in every run, whose gradients nobody takes.
@@ -52,6 +54,7 @@ class Gradients:
         self._count, self._elastic = config.global_batch_size, config.exactness == "elastic"
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         forward: Any = torch.compile(model) if config.compile else model
+        self.order = "shards" if self._elastic else "ranks"  # two ranks have one order, whoever adds
         if self._elastic:
             every = _cut(0, self._count, config.virtual_shards)
             self.parts = every[own_rows(len(every))]
@@ -63,9 +66,13 @@ class Gradients:
             self.parts = _cut(rows.start, rows.stop, -(-length // (config.micro_batch_size or length)))
             if world_size() > 1:
                 forward = DistributedDataParallel(forward, gradient_as_bucket_view=True)
-        # DDP lays its buckets out anew once it has seen in which order gradients become ready, that is after the first pass: of
-        # three ranks or more a resumed run would add in another order. Two summands have one order.
-        self.rehearsed = config.exactness != "resume" or world_size() < 3
+                if (shared := SharedSum.of(self._parameters)) is not None:
+                    forward.register_comm_hook(shared, add)
+                elif world_size() > 2:
+                    self.order = "network"
+        # DDP lays its buckets out anew once it has seen in which order gradients become ready, that is after the first pass, and a
+        # network's sums depend on the buckets: a resumed run would add in another order.
+        self.rehearsed = config.exactness != "resume" or self.order != "network"
         self.forward: Callable[..., Output] = forward
 
     @contextmanager

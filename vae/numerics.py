@@ -16,14 +16,15 @@ from vae.errors import ResumeRefusedError
 log = logging.getLogger(__name__)
 
 
-def numerics(device: torch.device) -> dict[str, Any]:
-    """Threads, torch version, processor capability, kind of device and number of ranks."""
+def numerics(device: torch.device, order: str) -> dict[str, Any]:
+    """Threads, torch version, processor capability, kind of device, number of ranks and the ``order`` in which gradients are added."""
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "world_size": world_size(),
+        "order_of_sums": order,
     }
 
 

@@ -84,11 +84,12 @@ class Run:
         self.private = private(self.model) if private else None
         self.rival = Contest(self.model, config, model_config.image_shape[2]) if config.adversary_weight else None
         self.trained: nn.Module = self.rival or self.model  # what is called, and has all parameters that learn
+        self.gradients = Gradients(self.trained, config)
         self.progress, self.saved_step, self._pace = Progress(), -1, Pace()
 
     def resume(self, checkpoints: Path, identity: Mapping[str, Any], on_report: OnReport) -> None:
         """Go on from the newest valid checkpoint, where there is one of this very training."""
-        here, refused, found = numerics(self.device), "", -1
+        here, refused, found = numerics(self.device, self.gradients.order), "", -1
         if rank() == 0:
             try:
                 claim(checkpoints, self.model_config, self.config, identity)
@@ -116,8 +117,7 @@ class Run:
 
     def train(self, loader: Loader, val: ImageShards, on_report: OnReport, should_stop: Callable[[], bool]) -> Fitted:
         """The loop: every line of it runs on every rank."""
-        config, progress = self.config, self.progress
-        gradients, clock = Gradients(self.trained, config), Clock()
+        config, progress, clock = self.config, self.progress, Clock()
         validate_every, checkpoint_every = (
             config.steps(n) for n in (config.validate_every_images, config.checkpoint_every_images)
         )
@@ -126,7 +126,7 @@ class Run:
 
         while progress.step < config.total_steps and not progress.finished:
             try:
-                sums += self.step(gradients, loader)
+                sums += self.step(loader)
             except (NonFiniteError, ValueError):
                 raise
             except Exception as error:
@@ -157,7 +157,7 @@ class Run:
             self.saver.wait()
         return Fitted(self._final(), progress.step)
 
-    def step(self, gradients: Gradients, loader: Loader) -> Tensor:
+    def step(self, loader: Loader) -> Tensor:
         """One optimizer step; returns this rank's sums over its images: distortion, rate (both in nats), count, critic's loss."""
         config, step = self.config, self.progress.step
         images_seen = step * config.global_batch_size
@@ -165,10 +165,10 @@ class Run:
             self.private.take(step, loader, self.objective, images_seen)
             self._move(step, images_seen)
             return torch.zeros(4, dtype=torch.float64, device=self.device)  # what the images themselves say is not told
-        if not gradients.rehearsed:
-            gradients.rehearsed = True
-            self._gradient(gradients, Blank(loader), 0, len(gradients.parts) - 1)
-        sums = self._gradient(gradients, loader, step)
+        if not self.gradients.rehearsed:
+            self.gradients.rehearsed = True
+            self._gradient(Blank(loader), 0, len(self.gradients.parts) - 1)
+        sums = self._gradient(loader, step)
         # Gradients are those of the whole batch by now, so every rank sees the same norm and takes the same decision.
         norm = clip(self._learned, config.clip_norm)
         bad = not math.isfinite(norm) or (self.rival is not None and not self.rival.finite())
@@ -177,9 +177,9 @@ class Run:
         self._move(step, images_seen, still=bad)
         return sums.zero_() if bad else sums
 
-    def _gradient(self, gradients: Gradients, loader: Loader | Blank, step: int, first: int = 0) -> Tensor:
+    def _gradient(self, loader: Loader | Blank, step: int, first: int = 0) -> Tensor:
         """Leave the gradient of global batch ``step`` (its parts from ``first`` on) at the parameters; returns the sums of ``step``."""
-        images_seen = step * self.config.global_batch_size
+        gradients, images_seen = self.gradients, step * self.config.global_batch_size
         draws = self.objective.draw(step, math.prod(self.model_config.image_shape))
         sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         self.trained.zero_grad(set_to_none=True)

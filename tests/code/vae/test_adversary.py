@@ -18,7 +18,6 @@ from vae.adversary import Contest, Critic
 from vae.config import FitConfig
 from vae.data import ImageShards
 from vae.errors import NonFiniteError, StoppedError
-from vae.gradients import Gradients
 from vae.loader import Loader
 from vae.losses import Objective
 from vae.models import build
@@ -182,7 +181,7 @@ def test_critic_that_is_no_number_stops_the_training_before_the_step(shards: Ima
         next(run.rival.critic.parameters()).fill_(float("nan"))
     before = [p.clone() for p in run.model.parameters()]
     with pytest.raises(NonFiniteError):
-        run.step(Gradients(run.trained, ON), Loader(shards, ON, CPU, None))
+        run.step(Loader(shards, ON, CPU, None))
     assert all(torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
 
 

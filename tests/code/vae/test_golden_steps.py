@@ -21,7 +21,6 @@ if __name__ == "__main__":
 from configs import fit_config, model_config, prior_config
 from vae.config import OBJECTIVES
 from vae.data import ImageShards, ShardWriter, save_labels
-from vae.gradients import Gradients
 from vae.likelihood import LIKELIHOODS
 from vae.loader import Loader
 from vae.models import MODELS
@@ -59,8 +58,7 @@ def _steps(directory: Path, model: dict, fit: dict) -> list[list[float]]:
     config = fit_config(**{"total_images": STEPS * BATCH, "beta_start": 2.0, "learning_rate": 0.01, "warmup_images": 0, **fit})
     run = Run(model_config(**model), config, torch.device("cpu"), None)
     loader = Loader(_pictures(directory), config, run.device, None, labelled=run.model.classes > 0)
-    gradients = Gradients(run.model, config)
-    sums = [run.step(gradients, loader) for _ in range(STEPS)]
+    sums = [run.step(loader) for _ in range(STEPS)]
     return [[float(distortion / count), float(rate / count)] for distortion, rate, count, _ in sums]
 
 

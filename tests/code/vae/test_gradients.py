@@ -15,6 +15,7 @@ from torch import nn
 
 from configs import fit_config, model_config
 from ranks import side_by_side
+from vae import shared_sum
 from vae.config import FitConfig, ModelConfig
 from vae.data import ImageShards, ShardWriter, save_following, save_labels
 from vae.errors import ResumeRefusedError, StoppedError
@@ -38,6 +39,7 @@ CRITIC = {"adversary_weight": 0.5, "adversary_start_share": 0.4, "feature_weight
 TOLD = model_config(widths=(8,), classes=3)
 LEVELS = (
     ("resume", FIT, MODEL),
+    ("resume, network", FIT, MODEL),
     ("elastic", ELASTIC, MODEL),
     ("resume, codes", FIT, CODES),
     ("elastic, codes", ELASTIC, CODES),
@@ -49,6 +51,7 @@ LEVELS = (
     ("elastic, critic", replace(ELASTIC, **CRITIC), model_config(widths=(8,))),
     ("elastic, noisy", replace(ELASTIC, denoise_levels=60.0), model_config(widths=(8,))),
 )
+NETWORK = "resume, network"  # as of ranks that share no memory
 LAST = "step-00000016"
 
 
@@ -83,9 +86,12 @@ def _worker(number: int, size: int, folder: str) -> None:
     images, found = ImageShards(root / "shards"), {}
     for name, config, model in LEVELS:
         place = root / f"{name}-{size}"
-        found[name] = _run(images, config, place / "straight", model=model)
-        _run(images, config, place / "cut", stop=True, model=model)
-        found[f"{name} cut"] = _run(images, config, place / "cut", model=model)
+        with pytest.MonkeyPatch.context() as patch:
+            if name == NETWORK:
+                patch.setattr(shared_sum, "MEMORY", root / "nowhere")
+            found[name] = _run(images, config, place / "straight", model=model)
+            _run(images, config, place / "cut", stop=True, model=model)
+            found[f"{name} cut"] = _run(images, config, place / "cut", model=model)
     if size == 2:  # goes on with what three ranks began
         found["elastic from 3"] = _run(images, ELASTIC, root / "elastic-from-3")
         found["resume from 3"] = _run(images, FIT, root / "resume-from-3")
@@ -142,6 +148,11 @@ def test_resume_level_is_the_same_training_at_every_world_size_but_for_rounding(
 
 def test_elastic_begun_by_three_ranks_and_finished_by_two_is_the_same_bits(outcomes: dict) -> None:
     assert outcomes[2][0]["elastic from 3"]["files"] == outcomes[1][0]["elastic"]["files"]
+
+
+def test_two_ranks_come_to_the_same_bits_with_and_without_shared_memory(outcomes: dict) -> None:
+    assert outcomes[2][0][NETWORK]["files"] == outcomes[2][0]["resume"]["files"]
+    assert outcomes[3][0][NETWORK]["files"] != outcomes[3][0]["resume"]["files"]  # two ways indeed
 
 
 def test_resume_level_refuses_another_world_size_on_every_rank(outcomes: dict) -> None:

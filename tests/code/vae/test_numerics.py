@@ -16,11 +16,11 @@ from vae.errors import ResumeRefusedError, StoppedError
 from vae.numerics import check_numerics, differences, numerics
 from vae.trainer import fit
 
-HERE = {"torch": "2.13.0", "threads": 1, "processor": "AVX512", "device": "cpu", "world_size": 2}
+HERE = {"torch": "2.13.0", "threads": 1, "processor": "AVX512", "device": "cpu", "world_size": 2, "order_of_sums": "ranks"}
 
 
 def test_numerics_name_what_decides_the_bits() -> None:
-    assert numerics(torch.device("cpu")).keys() == HERE.keys()
+    assert numerics(torch.device("cpu"), "ranks").keys() == HERE.keys()
 
 
 def test_differences_name_each_key_with_both_values() -> None:
