@@ -51,11 +51,14 @@ def memory_bytes(parameters: int, base: int, transient: int, config: FitConfig, 
     """Of one worker at its worst moment, part by part: ``base`` is a process without a model, ``transient`` what a step or a
     validation holds for a moment. The snapshot is rank 0's, while a checkpoint is written.
     """
-    shards = config.virtual_shards // workers if config.exactness == "elastic" else 0
+    elastic = config.exactness == "elastic"
+    rows = config.virtual_shards if elastic else workers  # of gradients that all workers can read
+    shared = shared_sum.memory_bytes(parameters, rows) if workers > 1 else 0
+    own = config.virtual_shards + config.virtual_shards // workers if elastic and not shared else 0
     parts = {
         "process": base,
         "model and averages": 3 * parameters,
-        "gradients": (1 + shards) * parameters + (0 if shards else shared_sum.memory_bytes(parameters, workers)),
+        "gradients": (1 + own) * parameters + shared,
         "optimizer": 2 * parameters,
         "activations": transient,
         "checkpoint": CHECKPOINT_COPIES * parameters,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,11 +114,17 @@ def remove_directory(directory: Path) -> None:
     shutil.rmtree(gone)
 
 
-def write_manifest(directory: Path, **facts: Any) -> str:
-    """Record size and sha256 of every file below ``directory`` (and ``facts``, and its own); returns the sha256 of the manifest."""
-    files, paths = {}, sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST)
-    for path, sha256 in zip(paths, sha256_files(paths), strict=True):
-        files[path.relative_to(directory).as_posix()] = {"sha256": sha256, "size_bytes": path.stat().st_size}
+def write_manifest(directory: Path, *, known: Mapping[str, str] | None = None, **facts: Any) -> str:
+    """Record size and sha256 of every file below ``directory`` (and ``facts``, and its own); returns the sha256 of the manifest.
+
+    Files named in ``known`` are links to what a manifest has recorded already: its sha256 of them stands, and they are not read.
+    """
+    recorded = known or {}
+    named = {p.relative_to(directory).as_posix(): p for p in sorted(directory.rglob("*")) if p.is_file() and p.name != MANIFEST}
+    new = {name: path for name, path in named.items() if name not in recorded}
+    sha256s = {**recorded, **dict(zip(new, sha256_files(list(new.values())), strict=True))}
+    files = {name: {"sha256": sha256s[name], "size_bytes": path.stat().st_size} for name, path in named.items()}
+    for path in new.values():
         fsync_path(path)
     content = {"facts": facts, "files": files}
     own = hashlib.sha256(canonical_json(content).encode()).hexdigest()

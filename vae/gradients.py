@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vae.config import FitConfig
 from vae.distributed import own_rows, world_size
 from vae.models.base import Output
-from vae.shared_sum import SharedSum, add
+from vae.shared_sum import Buckets, add, shared_halves
 
 
 def _cut(start: int, stop: int, pieces: int) -> list[slice]:
@@ -56,18 +56,24 @@ class Gradients:
         forward: Any = torch.compile(model) if config.compile else model
         self.order = "shards" if self._elastic else "ranks"  # two ranks have one order, whoever adds
         if self._elastic:
-            every = _cut(0, self._count, config.virtual_shards)
-            self.parts = every[own_rows(len(every))]
-            size = sum(p.numel() for p in self._parameters)
-            self._own = torch.zeros(len(self.parts), size, device=self._parameters[0].device)
+            shards = _cut(0, self._count, config.virtual_shards)
+            self._own = own_rows(len(shards))
+            self.parts = shards[self._own]
+            halves = shared_halves(len(shards), self._parameters) if world_size() > 1 else None
+            self._shared = halves is not None
+            if halves is None:
+                size = sum(p.numel() for p in self._parameters)
+                halves = torch.zeros(1, len(shards), size, device=self._parameters[0].device)
+            self._halves = itertools.cycle(halves)  # one may still be read by a rank that is a step behind
+            self._every = next(self._halves)
         else:
             rows = own_rows(self._count)
             length = rows.stop - rows.start
             self.parts = _cut(rows.start, rows.stop, -(-length // (config.micro_batch_size or length)))
             if world_size() > 1:
                 forward = DistributedDataParallel(forward, gradient_as_bucket_view=True)
-                if (shared := SharedSum.of(self._parameters)) is not None:
-                    forward.register_comm_hook(shared, add)
+                if (halves := shared_halves(world_size(), self._parameters)) is not None:
+                    forward.register_comm_hook(Buckets(halves), add)
                 elif world_size() > 2:
                     self.order = "network"
         # DDP lays its buckets out anew once it has seen in which order gradients become ready, that is after the first pass, and a
@@ -83,7 +89,7 @@ class Gradients:
         with shared.no_sync() if shared is not None and not last else nullcontext():
             yield self.parts[number]
         if self._elastic:
-            torch.cat([p.grad.flatten() for p in self._parameters if p.grad is not None], out=self._own[number])
+            torch.cat([p.grad.flatten() for p in self._parameters if p.grad is not None], out=self._every[self._own][number])
             for p in self._parameters:
                 p.grad = None
 
@@ -99,10 +105,11 @@ class Gradients:
         """Make every parameter's ``grad`` that of the whole batch; the other levels have done so in ``backward``."""
         if not self._elastic:
             return
-        every = self._own
-        if world_size() > 1:
-            every = self._own.new_empty(len(self._own) * world_size(), self._own.shape[1])
-            dist.all_gather_into_tensor(every, self._own)
+        every, self._every = self._every, next(self._halves)
+        if self._shared:
+            dist.all_reduce(torch.zeros(1))  # then all have written
+        elif world_size() > 1:
+            dist.all_gather_into_tensor(every, every[self._own].clone())
         total = every[0].clone()
         for shard in every[1:]:
             total += shard

@@ -2,7 +2,8 @@
 
 DistributedDataParallel hands each bucket of gradients to a hook. Its own sends the bucket through the loopback, which takes a
 fifth of a small network's step. Here each rank copies it into memory that all can read, and each adds all of them in the order of
-the ranks: the same bits on every rank, in every run, however the buckets are laid out.
+the ranks: the same bits on every rank, in every run, however the buckets are laid out. The virtual shards of level elastic lie in
+such memory too.
 """
 
 import contextlib
@@ -21,38 +22,38 @@ MEMORY = Path("/dev/shm")  # Linux's files that are nothing but memory
 MOST_BYTES = 2**28  # of it, for all ranks together
 
 
-def memory_bytes(parameter_bytes: int, ranks: int) -> int:
-    """How much is shared for so many bytes of parameters; 0 where it would be too much, and for one rank."""
-    needed = 2 * ranks * parameter_bytes
-    return needed if ranks > 1 and needed <= MOST_BYTES else 0
+def memory_bytes(parameter_bytes: int, rows: int) -> int:
+    """How much is shared for so many rows of gradients, in two halves; 0 where that would be too much."""
+    needed = 2 * rows * parameter_bytes
+    return needed if needed <= MOST_BYTES else 0
 
 
-class SharedSum:
-    """Memory for the gradients of all ranks: two halves, used in turn, each of (ranks, parameters)."""
+def shared_halves(rows: int, parameters: Sequence[Tensor]) -> Tensor | None:
+    """Zeros (2, rows, elements of ``parameters``) that all ranks see, or None where not all are processors of one machine with room for it.
 
-    def __init__(self, memory: Tensor) -> None:
-        self._memory, self._half, self._start = memory, 0, 0
+    Every rank must call this. The memory loses its name as soon as all have it: it goes with the last rank, however that ends.
+    """
+    size = sum(p.numel() for p in parameters)
+    fitting = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters)
+    length_bytes = memory_bytes(4 * size, rows) if fitting else 0
+    path = [_reserved(length_bytes) if length_bytes and dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(path, src=0)
+    memory = None
+    if length_bytes and path[0] is not None and os.path.exists(path[0]):  # it does not on another machine
+        with contextlib.suppress(OSError, RuntimeError):
+            memory = torch.from_file(path[0], shared=True, size=length_bytes // 4, dtype=torch.float32)
+    everywhere = torch.tensor(float(memory is not None))
+    dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
+    if dist.get_rank() == 0 and path[0] is not None:
+        os.unlink(path[0])
+    return memory.view(2, rows, size) if memory is not None and everywhere else None
 
-    @classmethod
-    def of(cls, parameters: Sequence[Tensor]) -> "SharedSum | None":
-        """Such memory, or None where not all ranks are float32 on processors of one machine that has the room.
 
-        Every rank must call this. The memory has lost its name when it returns: it goes with the last rank, however that ends.
-        """
-        size = sum(p.numel() for p in parameters)
-        fitting = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters)
-        length_bytes = memory_bytes(4 * size, dist.get_world_size()) if fitting else 0
-        path = [_reserved(length_bytes) if length_bytes and dist.get_rank() == 0 else None]
-        dist.broadcast_object_list(path, src=0)
-        memory = None
-        if length_bytes and path[0] is not None and os.path.exists(path[0]):  # it does not on another machine
-            with contextlib.suppress(OSError, RuntimeError):
-                memory = torch.from_file(path[0], shared=True, size=length_bytes // 4, dtype=torch.float32)
-        everywhere = torch.tensor(float(memory is not None))
-        dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
-        if dist.get_rank() == 0 and path[0] is not None:
-            os.unlink(path[0])
-        return cls(memory.view(2, -1, size)) if memory is not None and everywhere else None
+class Buckets:
+    """Where the ranks' buckets lie in ``shared_halves`` of a row for each rank."""
+
+    def __init__(self, halves: Tensor) -> None:
+        self._halves, self._half, self._start = halves, 0, 0
 
     def rows(self, bucket: dist.GradBucket) -> Tensor:
         """The memory (ranks, length) of this bucket; to be called for each in turn, from the first to the last of a pass."""
@@ -61,10 +62,10 @@ class SharedSum:
             # whoever did has come to a meeting of the pass before since then.
             self._half, self._start = 1 - self._half, 0
         start, self._start = self._start, self._start + len(bucket.buffer())
-        return self._memory[self._half, :, start : self._start]
+        return self._halves[self._half, :, start : self._start]
 
 
-def add(state: SharedSum, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def add(state: Buckets, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
     """A hook for DistributedDataParallel: the mean of all ranks' buckets, in place of this rank's."""
     own, rows = bucket.buffer(), state.rows(bucket)
     rows[dist.get_rank()].copy_(own)

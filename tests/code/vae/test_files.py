@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from vae import files
 from vae.files import (
     MANIFEST,
     DamagedError,
@@ -52,6 +53,24 @@ def test_write_manifest_records_sizes_and_hashes_of_every_file_below(directory: 
 def test_write_manifest_twice_gives_the_same_hash_of_itself(directory: Path) -> None:
     first = sha256_file(directory / MANIFEST)
     assert write_manifest(directory, name="x", step=7) == first == hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()
+
+
+def test_write_manifest_takes_hashes_that_are_known_and_reads_no_such_file(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (directory / MANIFEST).read_bytes()
+    known = {name: hashlib.sha256(content).hexdigest() for name, content in MEMBERS.items()}
+    name, touched = next(iter(known)), []
+    read, sync = files.sha256_file, files.fsync_path
+    monkeypatch.setattr(files, "sha256_file", lambda path: touched.append(path) or read(path))
+    monkeypatch.setattr(files, "fsync_path", lambda path: touched.append(path) or sync(path))
+    write_manifest(directory, known={name: known[name], "not there": "x"}, step=7, name="x")
+    assert (directory / MANIFEST).read_bytes() == before
+    assert {directory / other for other in MEMBERS if other != name} <= {*touched} and directory / name not in touched
+    (directory / name).write_bytes(b"damaged" + MEMBERS[name])
+    write_manifest(directory, known=known)
+    with pytest.raises(DamagedError, match="differs from the sha256"):
+        read_manifest(directory)
 
 
 def test_read_manifest_whole_directory_returns_its_facts(directory: Path) -> None:
