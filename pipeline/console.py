@@ -37,10 +37,11 @@ class Progress:
 
     def to(self, count: int, text: str = "") -> None:
         """Show that ``count`` are done."""
-        self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update(count - self._count)
-        self._count = count
-        if self._bar.disable and time.monotonic() >= self._next:
+        if not self._bar.disable:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(count - self._count)
+            self._count = count
+        elif time.monotonic() >= self._next:
             self._next = time.monotonic() + LINE_SECONDS
             share = 100 * count // max(1, self._total)
             logging.getLogger("pipeline").info("%s %d/%d %s (%d %%) %s", self._label, count, self._total, self._unit, share, text)

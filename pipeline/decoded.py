@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Generator, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,12 @@ from pipeline.cluster import connected, load_profile
 from pipeline.console import progress
 from pipeline.fates import Fates
 from pipeline.ingest import Block, Task, block_files, decode_here, decode_on_ray
+from pipeline.kept import read_raw_manifest
 from pipeline.measures import Filters
 from pipeline.paths import Paths
 from pipeline.raw import ARCHIVE_NAME
 from vae.data import ImageShards, ShardWriter
 from vae.decode import Rules
-from vae.files import read_manifest
 
 # Ray takes some seconds to start; below this estimate of the work for one processor it costs more than it saves.
 RAY_FROM_SECONDS, FILES_PER_SECOND, BYTES_PER_SECOND = 20.0, 10_000, 50e6
@@ -33,12 +34,12 @@ log = logging.getLogger("pipeline.preprocess")
 def _tasks(raw: pa.Table, numbers: np.ndarray, files: int, directory: Path) -> Iterator[Task]:
     """Blocks of the files ``numbers`` (ascending), none over two archives."""
     archives = raw["archive"].to_numpy()[numbers]
-    for archive in np.unique(archives):
-        here = numbers[archives == archive]
-        for start in range(0, len(here), files):
-            block = here[start : start + files]
+    begins = np.flatnonzero(np.diff(archives, prepend=-1)).tolist()
+    for begin, end in pairwise([*begins, len(numbers)]):
+        for start in range(begin, end, files):
+            block = numbers[start : min(start + files, end)]
             names = raw["path"].take(pa.array(block)).to_pylist()
-            yield Task(directory / ARCHIVE_NAME.format(archive), block.tolist(), names)
+            yield Task(directory / ARCHIVE_NAME.format(archives[begin]), block.tolist(), names)
 
 
 def _blocks(raw: pa.Table, numbers: np.ndarray, rules: Rules, filters: Filters, paths: Paths) -> Generator[Block]:
@@ -56,7 +57,7 @@ def _decode_new(
     raw: pa.Table, numbers: np.ndarray, how: tuple[Rules, Filters], pending: ShardWriter, fates: Fates, paths: Paths
 ) -> pa.Table:
     """Decode ``numbers`` into ``pending``; returns number and FACTS of the accepted ones. DamagedError before that."""
-    read_manifest(paths.raw, hashes={ARCHIVE_NAME.format(archive) for archive in np.unique(raw["archive"].to_numpy()[numbers])})
+    read_raw_manifest(paths, hashes={ARCHIVE_NAME.format(archive) for archive in np.unique(raw["archive"].to_numpy()[numbers])})
     parts: list[pa.Table] = []
     names, hashes = raw["path"], raw["sha256"]
     with contextlib.closing(_blocks(raw, numbers, *how, paths)) as blocks:

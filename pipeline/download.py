@@ -5,18 +5,22 @@ In: params ``download`` and what they name. Out: data/raw (pipeline/raw.py says 
 
 from __future__ import annotations
 
+import gc
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import stage
+from pipeline import kept, stage
 from pipeline.errors import BadDataError, CannotWriteError, InputMissingError, PipelineError, UnavailableError
+from pipeline.follower import Follower
 from pipeline.paths import Paths
 from pipeline.raw import FAILED, RawWriter
 from pipeline.sources import SOURCES
 from pipeline.sources.fetch import passing
-from pipeline.sources.folder import walk
+from pipeline.sources.folder import count, length_bytes
 from vae.files import replaced_directory, write_manifest
 
 PARAMS = ("base.seed", "base.image_size", "base.mode", "download")
@@ -24,16 +28,36 @@ SPARE_BYTES = 200 * 2**20  # left free for everything that the other stages writ
 log = logging.getLogger("pipeline.download")
 
 
-def _need_room(path: Path | None, where: Path) -> None:
+def _copied_bytes(path: Path, last: kept.Kept | None, room_bytes: int) -> int:
+    """About how many bytes of ``path`` are to be copied; 0 where all of them fit for sure."""
+    if not path.is_dir():
+        length = path.stat().st_size
+    # To ask for the length of every file takes as long as to find out which are new.
+    elif last is not None and count(path) * last.length_bytes / last.files <= room_bytes:
+        return 0
+    else:
+        length = length_bytes(path)
+    return max(0, length - (last.length_bytes if last is not None else 0))
+
+
+def _need_room(path: Path | None, where: Path, last: kept.Kept | None) -> None:
     """CannotWriteError now rather than half-way, where the copy of ``path`` cannot fit."""
-    needed = 0
-    if path is not None and path.exists():
-        needed = sum(entry.length_bytes for entry in walk(path)) if path.is_dir() else path.stat().st_size
     free = shutil.disk_usage(where).free
+    needed = _copied_bytes(path, last, free - SPARE_BYTES) if path is not None and path.exists() else 0
     if free < needed + SPARE_BYTES:
         raise CannotWriteError(
             f"{where} has {free / 2**20:.0f} MiB free, {(needed + SPARE_BYTES) / 2**20:.0f} MiB are needed: free some space"
         )
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """What is in memory now is left out of the search for cycles, which would go through all modules again and again."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _nothing(path: str, writer: RawWriter) -> PipelineError:
@@ -46,15 +70,20 @@ def _nothing(path: str, writer: RawWriter) -> PipelineError:
 
 def download(values: SimpleNamespace, paths: Paths) -> None:
     """Fill data/raw from the source named in the parameters; whole or not at all."""
-    _need_room(Path(values.download.path).expanduser() if values.download.source == "path" else None, paths.root)
+    last = kept.load(paths)
+    origin = Path(values.download.path).expanduser() if values.download.source == "path" else None
+    _need_room(origin, paths.root, last)
     given = SimpleNamespace(**vars(values), work=paths.work)
     with replaced_directory(paths.raw) as directory:
-        with RawWriter(directory) as writer:
+        with _settled(), Follower(directory, last) as writer:
             SOURCES[values.download.source](given, writer)
         if not writer.files:
             raise _nothing(values.download.url if values.download.source == "remote" else values.download.path, writer)
-        write_manifest(directory, files=writer.files, failed=writer.failures)
+        write_manifest(directory, known=writer.known, files=writer.files, failed=writer.failures)
+    kept.keep(paths, writer.stamps)
     log.info("%d files in %s", writer.files, paths.raw)
+    if writer.taken_over:
+        log.info("%d files are those of the last run, %d were read", writer.taken_over, writer.files - writer.taken_over)
     if writer.failures:
         told = ", ".join(f"{count} {reason}" for reason, count in writer.reasons.most_common())
         log.warning("%d could not be brought, see %s: %s", writer.failures, paths.raw / FAILED, told)

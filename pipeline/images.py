@@ -23,7 +23,7 @@ from PIL import Image
 from pipeline import params
 from pipeline.errors import BadDataError, InputMissingError
 from pipeline.paths import Paths
-from pipeline.raw import Unreadable
+from pipeline.raw import Content, Unreadable, opened
 from pipeline.sources import manifest
 from pipeline.sources.archive import ARCHIVE_SUFFIXES, Limits, count_files, read_tar, read_zip
 from pipeline.sources.arrays import npz_shapes
@@ -76,11 +76,10 @@ def _sampled(origin: Path) -> tuple[int, Iterator[bytes]]:
 
 def _members(origin: Path, step: int) -> Iterator[bytes]:
     is_zip = origin.name.lower().endswith(".zip")
-    found = read_zip(origin, ANY, step) if is_zip else islice(read_tar(origin, ANY), 0, None, step)
+    found: Iterator[tuple[str, Content]] = read_zip(origin, ANY, step) if is_zip else islice(read_tar(origin, ANY), 0, None, step)
     for _, content in islice(found, LOOKED_AT):
-        with suppress(Unreadable):
-            if not isinstance(content, Unreadable):
-                yield content.read(MOST_BYTES)
+        with suppress(Unreadable), opened(content) as stream:
+            yield stream.read(MOST_BYTES)
 
 
 def _columns(origin: Path) -> dict[str, str]:

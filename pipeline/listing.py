@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pipeline.paths import Paths
-from pipeline.raw import BLOCK_BYTES, RawWriter, Readable, Unreadable, read_failures, read_files, safe_name
+from pipeline.raw import BLOCK_BYTES, Content, RawWriter, Unreadable, opened, read_failures, read_files, safe_name
 from pipeline.sources import manifest, remote
 from pipeline.sources import path as own
 
@@ -44,14 +44,15 @@ class _Hasher(RawWriter):
         self.hashes: dict[str, str] = {}
         self._known, self._keep = known, keep
 
-    def add(self, path: str, content: bytes | Readable, *, label: str = "", split: str = "", **factors: float) -> bool:
+    def add(self, path: str, content: Content, *, label: str = "", split: str = "", **factors: float) -> bool:
         digest, length, blocks = hashlib.sha256(), 0, []
         try:
-            for block in [content] if isinstance(content, bytes) else iter(lambda: content.read(BLOCK_BYTES), b""):
-                digest.update(block)
-                length += len(block)
-                if length <= KEPT_BYTES:
-                    blocks.append(block)
+            with opened(content) as readable:
+                while block := readable.read(BLOCK_BYTES):
+                    digest.update(block)
+                    length += len(block)
+                    if length <= KEPT_BYTES:
+                        blocks.append(block)
         except Unreadable:
             return False
         sha256 = digest.hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline import stage
+from pipeline import kept, stage
 from pipeline.errors import BadDataError, InputMissingError
 from pipeline.paths import INDEX, Paths
 from vae.data import ImageShards
@@ -40,7 +40,10 @@ def verify(paths: Paths) -> None:
             continue
         seen += 1
         try:
-            read_manifest(directory)
+            if name == "raw":
+                kept.read_raw_manifest(paths)
+            else:
+                read_manifest(directory)
             _rows_match(directory)
             print(f"{directory.relative_to(paths.root)}: whole")
         except (DamagedError, ValueError, OSError) as error:

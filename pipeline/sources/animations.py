@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.raw import RawWriter, Readable, Unreadable
+from pipeline.raw import Content, RawWriter, Unreadable, opened
 from vae.decode import RejectedError
 from vae.frames import SUFFIXES, Animation
 
@@ -16,12 +16,13 @@ class FrameWriter(RawWriter):
     def __init__(self, writer: RawWriter) -> None:
         self._writer = writer
 
-    def add(self, path: str, content: bytes | Readable, *, label: str = "", split: str = "", **factors: float) -> bool:
+    def add(self, path: str, content: Content, *, label: str = "", split: str = "", **factors: float) -> bool:
         """Store one file, or its frames."""
         if not path.lower().endswith(SUFFIXES):
             return self._writer.add(path, content, label=label, split=split, **factors)
         try:
-            data = content if isinstance(content, bytes) else content.read(MOST_BYTES + 1)
+            with opened(content) as readable:
+                data = readable.read(MOST_BYTES + 1)
             if len(data) > MOST_BYTES:
                 raise Unreadable("file_too_large", f"an animation of more than {MOST_BYTES} bytes")
             if animation := _several(data):

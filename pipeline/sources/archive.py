@@ -7,6 +7,7 @@ and is named; a zip's member that is merely damaged is a failure of its own, sin
 from __future__ import annotations
 
 import bz2
+import gc
 import gzip
 import lzma
 import re
@@ -18,11 +19,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from pipeline.errors import BadDataError
-from pipeline.raw import BLOCK_BYTES, RawWriter, Readable, Unreadable, safe_name
+from pipeline.raw import BLOCK_BYTES, RawWriter, Readable, Unopened, Unreadable, safe_name
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 ARCHIVE_SUFFIXES = (".zip", *TAR_SUFFIXES)
@@ -36,6 +38,9 @@ MOST_HEADER_BYTES = 2**20  # of a tar's extended header, which tarfile reads who
 OPENERS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open))
 EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 END_BYTES = 22 + 2**16  # of a zip: its end record with the longest comment
+ODD = re.compile(
+    r"\\|\.\.|:/|(?:^|/)\.?(?:/|$)"
+)  # in names to be looked at more closely: absolute, or with ., .. or an empty part
 ZIP_KINDS = {0, stat.S_IFREG, stat.S_IFDIR}
 
 
@@ -69,12 +74,7 @@ class Gate:
             raise self.refuse(name, f"there are more than download.max_members = {self._limits.members} members")
         if kind:
             raise self.refuse(name, f"it is {kind}")
-        parts = re.split(r"[/\\]", name)
-        if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[/\\]", name):
-            raise self.refuse(name, "its name is absolute")
-        if ".." in parts:
-            raise self.refuse(name, "its name leads out of the archive")
-        clean = "/".join(part for part in name.split("/") if part not in ("", "."))
+        clean = self._clean(name) if ODD.search(name) else name
         if not is_file:
             if length_bytes:
                 raise self.refuse(name, "it is a folder with content of its own")
@@ -90,6 +90,14 @@ class Gate:
         if self._unpacked > RATIO_FREE_BYTES + MOST_RATIO * self._packed:
             raise self.refuse(name, f"it unpacks to more than {MOST_RATIO} times what the archive holds, as bombs do")
         return clean
+
+    def _clean(self, name: str) -> str:
+        """The name without empty parts and those that stay where they are."""
+        if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[/\\]", name):
+            raise self.refuse(name, "its name is absolute")
+        if ".." in re.split(r"[/\\]", name):
+            raise self.refuse(name, "its name leads out of the archive")
+        return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 class _Member:
@@ -138,8 +146,7 @@ def _announced(origin: Path) -> int | None:
     return None if count == 0xFFFF else count
 
 
-@contextmanager
-def _opened_zip(origin: Path, limits: Limits) -> Iterator[tuple[zipfile.ZipFile, list[tuple[str, zipfile.ZipInfo]]]]:
+def _opened_zip(origin: Path, limits: Limits) -> tuple[zipfile.ZipFile, list[tuple[str, zipfile.ZipInfo]]]:
     """A zip and its files; BadDataError where it is none, or one that may not be read."""
     try:
         archive = zipfile.ZipFile(origin)
@@ -147,21 +154,26 @@ def _opened_zip(origin: Path, limits: Limits) -> Iterator[tuple[zipfile.ZipFile,
             raise zipfile.BadZipFile(f"its list has {len(archive.infolist())} members, it should have {_announced(origin)}")
     except MEMBER_ERRORS as error:
         raise BadDataError(f"{origin} is not a readable zip archive ({error}): make it anew, or name a folder") from None
-    with archive:
-        yield archive, _zip_infos(archive, Gate(origin, limits))
+    return archive, _zip_infos(archive, Gate(origin, limits))
 
 
-def read_zip(origin: Path, limits: Limits, step: int = 1) -> Iterator[tuple[str, Readable | Unreadable]]:
-    """(path, stream or why it cannot be opened) of each ``step``-th file in a zip; the stream is good until the next one."""
-    with _opened_zip(origin, limits) as (archive, infos):
-        for path, info in infos[::step]:
-            try:
-                stream = archive.open(info)
-            except MEMBER_ERRORS as error:
-                yield path, Unreadable("corrupt", f"damaged in its archive: {error}")
-                continue
-            with stream:
-                yield path, _Member(stream)
+@contextmanager
+def _opened_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[_Member]:
+    try:
+        stream = archive.open(info)
+    except MEMBER_ERRORS as error:
+        raise Unreadable("corrupt", f"damaged in its archive: {error}") from None
+    with stream:
+        yield _Member(stream)
+
+
+def read_zip(origin: Path, limits: Limits, step: int = 1) -> Iterator[tuple[str, Unopened]]:
+    """(path, member) of each ``step``-th file in a zip, which stays open as long as somebody holds one of its members."""
+    archive, infos = _opened_zip(origin, limits)
+    gc.freeze()  # no cycles among a million records: to look for some again and again would take longer than to read them
+    for path, info in infos[::step]:
+        stamp = f"{info.CRC:08x}:{info.file_size}:{info.compress_size}:{info.date_time}"
+        yield path, Unopened(partial(_opened_member, archive, info), stamp)
 
 
 class _Info(tarfile.TarInfo):
@@ -221,8 +233,7 @@ def count_files(origin: Path, limits: Limits) -> int:
     """How many files an archive holds; a tar has to be read for that. Errors as when it is read."""
     if not origin.name.lower().endswith(".zip"):
         return sum(1 for _ in read_tar(origin, limits))
-    with _opened_zip(origin, limits) as (_, infos):
-        return len(infos)
+    return len(_opened_zip(origin, limits)[1])
 
 
 def pack_archive(origin: Path, writer: RawWriter, limits: Limits, name: str = "") -> None:
@@ -230,9 +241,6 @@ def pack_archive(origin: Path, writer: RawWriter, limits: Limits, name: str = ""
     lower = (name or origin.name).lower()
     try:
         for path, content in (read_zip if lower.endswith(".zip") else read_tar)(origin, limits):
-            if isinstance(content, Unreadable):
-                writer.fail(path, content.reason, content.detail)
-            else:
-                writer.add(path, content)
+            writer.add(path, content)
     except tarfile.TarError as error:
         raise BadDataError(f"{origin} is not a readable tar archive ({error}): make it anew, or name a folder") from None

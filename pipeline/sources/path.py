@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 from pipeline.console import progress
 from pipeline.errors import BadDataError, InputMissingError
-from pipeline.raw import RawWriter, Unreadable
+from pipeline.raw import RawWriter, Unopened
 from pipeline.sources.animations import FrameWriter
 from pipeline.sources.archive import ARCHIVE_SUFFIXES, Limits, pack_archive
 from pipeline.sources.arrays import pack_npz
-from pipeline.sources.folder import open_regular, walk
+from pipeline.sources.folder import count, open_regular, walk
 from vae.frames import SUFFIXES as ANIMATIONS
 
 FILE_SUFFIXES = (*ARCHIVE_SUFFIXES, ".npz")
@@ -24,16 +25,11 @@ def limits_of(values: SimpleNamespace) -> Limits:
 
 def pack_folder(origin: Path, writer: RawWriter) -> None:
     """Hand every file below ``origin`` to ``writer``; what is no readable regular file is named as a failure."""
-    total = sum(1 for _ in walk(origin))
-    for entry in progress(walk(origin), total, "files", "packing"):
+    for entry in progress(walk(origin), count(origin), "files", "packing"):
         if entry.reason:
             writer.fail(entry.path, entry.reason, entry.detail)
-            continue
-        try:
-            with open_regular(origin / entry.path) as stream:
-                writer.add(entry.path, stream)
-        except Unreadable as error:
-            writer.fail(entry.path, error.reason, error.detail)
+        else:
+            writer.add(entry.path, Unopened(partial(open_regular, f"{origin}/{entry.path}"), entry.stamp))
 
 
 def pack_file(origin: Path, name: str, writer: RawWriter, limits: Limits) -> None:

@@ -135,8 +135,11 @@ def refused(project, **changes: object) -> PipelineError:
 
 
 def pixels(project, table: pd.DataFrame) -> np.ndarray:
-    with zipfile.ZipFile(project.paths.raw / "images-00000.zip") as archive:
-        return np.stack([np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in table["path"]])
+    found = []
+    for number, name in zip(table["archive"], table["path"], strict=True):
+        with zipfile.ZipFile(project.paths.raw / f"images-{number:05d}.zip") as archive:
+            found.append(np.asarray(Image.open(io.BytesIO(archive.read(name)))))
+    return np.stack(found)
 
 
 def same(project, table: pd.DataFrame, truth: dict[str, tuple[np.ndarray, np.ndarray]], names=None) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import raw
@@ -22,8 +24,8 @@ class Broken(io.BytesIO):
 
 
 def test_add_archives_are_bounded_and_the_table_tells_where_each_file_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(raw, "ARCHIVE_FILES", 4)
-    monkeypatch.setattr(raw, "ARCHIVE_BYTES", 250)
+    monkeypatch.setattr(raw, "MOST_FILES", 4)
+    monkeypatch.setattr(raw, "MOST_BYTES", 250)
     files = {f"{i}.png": bytes([i]) * (100 if i < 6 else 1) for i in range(16)}
     with RawWriter(tmp_path) as writer:
         for name, data in files.items():
@@ -36,6 +38,43 @@ def test_add_archives_are_bounded_and_the_table_tells_where_each_file_is(tmp_pat
             data = archive.read(row.path)
         assert data == files[row.path] and row.sha256 == hashlib.sha256(data).hexdigest() and row.bytes == len(data)
         assert (row.label, row.split, row.factor_turn) == (row.path[0], "train", len(data))
+
+
+def archives(directory: Path, files: dict[str, bytes]) -> list[bytes]:
+    directory.mkdir()
+    with RawWriter(directory) as writer:
+        for name, data in files.items():
+            writer.add(name, io.BytesIO(data))
+    return [path.read_bytes() for path in sorted(directory.glob("*.zip"))]
+
+
+def test_archives_begin_where_names_and_lengths_say_so_whatever_else_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(raw, "TARGET_FILES", 20)
+    monkeypatch.setattr(raw, "TARGET_BYTES", 10_000)
+    files = {f"{i:04d}.png": bytes([i % 256]) * (i % 50) for i in range(1000)}
+    whole = archives(tmp_path / "whole", files)
+    assert 30 < len(whole) < 120  # 50 by the number of files, and some by their length
+    del files["0500.png"]
+    less = archives(tmp_path / "less", files)
+    assert len(set(whole) ^ set(less)) <= 3
+    more = archives(tmp_path / "more", {"0000 large.png": bytes(10_000)} | files)
+    assert len(set(more) - set(less)) <= 2  # as long as the target: an archive begins with it
+
+
+def test_table_is_the_same_bytes_wherever_archives_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(raw, "ROW_GROUP_FILES", 64)
+    files = {f"{i:04d}.png": bytes([i % 256]) for i in range(500)}
+    found = []
+    for most in (500, 100, 7):
+        monkeypatch.setattr(raw, "MOST_FILES", most)
+        monkeypatch.setattr(raw, "TARGET_FILES", 2**31)
+        archives(tmp_path / str(most), files)
+        table = pq.read_table(tmp_path / str(most) / "files.parquet")
+        assert table["archive"].to_pylist() == [i // most for i in range(500)]
+        found.append(table.drop_columns("archive"))
+        described = pq.read_metadata(tmp_path / str(most) / "files.parquet")
+        assert [described.row_group(i).num_rows for i in range(described.num_row_groups)] == [64] * 7 + [52]
+    assert found[0] == found[1] == found[2]
 
 
 def test_add_large_file_goes_by_way_of_its_own_folder_and_leaves_nothing_else(tmp_path, monkeypatch):
