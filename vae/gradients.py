@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vae.config import FitConfig
 from vae.distributed import own_rows, world_size
 from vae.models.base import Output
-from vae.shared_sum import Buckets, add, shared_halves
+from vae.shared_sum import Buckets, add, shared_rows
 
 
 def _cut(start: int, stop: int, pieces: int) -> list[slice]:
@@ -55,16 +55,17 @@ class Gradients:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         forward: Any = torch.compile(model) if config.compile else model
         self.order = "shards" if self._elastic else "ranks"  # two ranks have one order, whoever adds
+        self._scale = 1 / self._count
         if self._elastic:
             shards = _cut(0, self._count, config.virtual_shards)
             self._own = own_rows(len(shards))
             self.parts = shards[self._own]
-            halves = shared_halves(len(shards), self._parameters) if world_size() > 1 else None
-            self._shared = halves is not None
-            if halves is None:
+            self._shared = shared_rows(len(shards), self._parameters) if world_size() > 1 else None
+            if self._shared is not None:
+                self._halves = itertools.cycle(self._shared.halves)
+            else:
                 size = sum(p.numel() for p in self._parameters)
-                halves = torch.zeros(1, len(shards), size, device=self._parameters[0].device)
-            self._halves = itertools.cycle(halves)  # one may still be read by a rank that is a step behind
+                self._halves = itertools.cycle(torch.zeros(1, len(shards), size, device=self._parameters[0].device))
             self._every = next(self._halves)
         else:
             rows = own_rows(self._count)
@@ -72,10 +73,11 @@ class Gradients:
             self.parts = _cut(rows.start, rows.stop, -(-length // (config.micro_batch_size or length)))
             if world_size() > 1:
                 forward = DistributedDataParallel(forward, gradient_as_bucket_view=True)
-                if (halves := shared_halves(world_size(), self._parameters)) is not None:
-                    forward.register_comm_hook(Buckets(halves), add)
-                elif world_size() > 2:
-                    self.order = "network"
+                if (shared := shared_rows(world_size(), self._parameters)) is not None:
+                    forward.register_comm_hook(Buckets(shared), add)
+                else:
+                    self._scale *= world_size()  # which it divides by
+                    self.order = "network" if world_size() > 2 else "ranks"
         # DDP lays its buckets out anew once it has seen in which order gradients become ready, that is after the first pass, and a
         # network's sums depend on the buckets: a resumed run would add in another order.
         self.rehearsed = config.exactness != "resume" or self.order != "network"
@@ -98,16 +100,15 @@ class Gradients:
 
         A loss may be infinite on one rank alone, and with finite gradients: this way every rank sees it in the sum.
         """
-        scale = (1 if self._elastic else world_size()) / self._count
-        (loss_sum * torch.where(loss_sum.detach().isfinite(), scale, math.nan)).backward()
+        (loss_sum * torch.where(loss_sum.detach().isfinite(), self._scale, math.nan)).backward()
 
     def reduce(self) -> None:
         """Make every parameter's ``grad`` that of the whole batch; the other levels have done so in ``backward``."""
         if not self._elastic:
             return
         every, self._every = self._every, next(self._halves)
-        if self._shared:
-            dist.all_reduce(torch.zeros(1))  # then all have written
+        if self._shared is not None:
+            self._shared.meet()
         elif world_size() > 1:
             dist.all_gather_into_tensor(every, every[self._own].clone())
         total = every[0].clone()

@@ -1,14 +1,15 @@
 """Gradients of processors of one machine, added in memory that they share instead of through its network.
 
 DistributedDataParallel hands each bucket of gradients to a hook. Its own sends the bucket through the loopback, which takes a
-fifth of a small network's step. Here each rank copies it into memory that all can read, and each adds all of them in the order of
-the ranks: the same bits on every rank, in every run, however the buckets are laid out. The virtual shards of level elastic lie in
-such memory too.
+fifth of a small network's step. Here each rank copies it into memory that all can read, and once all have done so each adds them in
+the order of the ranks: the same bits on every rank, in every run, however the buckets are laid out. The virtual shards of level
+elastic lie in such memory too.
 """
 
 import contextlib
 import os
 import secrets
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from torch import Tensor
 
 MEMORY = Path("/dev/shm")  # Linux's files that are nothing but memory
 MOST_BYTES = 2**28  # of it, for all ranks together
+APART = 16  # numbers between the ranks' counters, so that no two lie in one line of a cache
+NAP_SECONDS = 2e-5  # between two looks at the others' counters; the system makes it some more
 
 
 def memory_bytes(parameter_bytes: int, rows: int) -> int:
@@ -28,58 +31,90 @@ def memory_bytes(parameter_bytes: int, rows: int) -> int:
     return needed if needed <= MOST_BYTES else 0
 
 
-def shared_halves(rows: int, parameters: Sequence[Tensor]) -> Tensor | None:
-    """Zeros (2, rows, elements of ``parameters``) that all ranks see, or None where not all are processors of one machine with room for it.
+class SharedRows:
+    """Gradients that all ranks see: ``halves`` (2, rows, elements), used in turn, and a meeting after which all have written theirs.
+
+    The half of the pass before may still be read by a rank that is not yet done with it. Nobody reads the other half any more: whoever
+    did has come to a meeting since then.
+    """
+
+    def __init__(self, memory: Tensor, rows: int, size: int) -> None:
+        self.halves = memory[: 2 * rows * size].view(2, rows, size)
+        self._came = memory[2 * rows * size :].view(torch.int32).view(-1, APART)[:, 0].numpy()
+        self._count = 0
+
+    def meet(self) -> None:
+        """Return when every rank has called this as often as this one; RuntimeError where one has died, or is silent for too long."""
+        self._count += 1
+        # Through the network as well, which nobody waits for but where a rank is missing: it takes milliseconds to wake up where every
+        # processor computes, and it knows who has died.
+        told = dist.all_reduce(torch.zeros(1), async_op=True)
+        assert told is not None
+        self._came[dist.get_rank()] = self._count
+        while (self._came < self._count).any() and not told.is_completed():
+            time.sleep(NAP_SECONDS)
+        if told.is_completed():
+            told.wait()
+
+
+def shared_rows(rows: int, parameters: Sequence[Tensor]) -> SharedRows | None:
+    """Zeros of so many rows of ``parameters``, or None where not all ranks are processors of one machine that has room for it.
 
     Every rank must call this. The memory loses its name as soon as all have it: it goes with the last rank, however that ends.
     """
     size = sum(p.numel() for p in parameters)
-    fitting = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters)
-    length_bytes = memory_bytes(4 * size, rows) if fitting else 0
-    path = [_reserved(length_bytes) if length_bytes and dist.get_rank() == 0 else None]
+    fitting = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters) and memory_bytes(4 * size, rows)
+    length = 2 * rows * size + APART * dist.get_world_size()
+    path = [_reserved(4 * length) if fitting and dist.get_rank() == 0 else None]
     dist.broadcast_object_list(path, src=0)
     memory = None
-    if length_bytes and path[0] is not None and os.path.exists(path[0]):  # it does not on another machine
+    if fitting and path[0] is not None and os.path.exists(path[0]):  # it does not on another machine
         with contextlib.suppress(OSError, RuntimeError):
-            memory = torch.from_file(path[0], shared=True, size=length_bytes // 4, dtype=torch.float32)
+            memory = torch.from_file(path[0], shared=True, size=length, dtype=torch.float32)
     everywhere = torch.tensor(float(memory is not None))
     dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
     if dist.get_rank() == 0 and path[0] is not None:
         os.unlink(path[0])
-    return memory.view(2, rows, size) if memory is not None and everywhere else None
+    return SharedRows(memory, rows, size) if memory is not None and everywhere else None
 
 
 class Buckets:
-    """Where the ranks' buckets lie in ``shared_halves`` of a row for each rank."""
+    """The buckets of a pass, in ``shared`` rows of which each rank has one."""
 
-    def __init__(self, halves: Tensor) -> None:
-        self._halves, self._half, self._start = halves, 0, 0
+    def __init__(self, shared: SharedRows) -> None:
+        self._shared, self._half, self._start = shared, 0, 0
+        self._put: list[tuple[torch.futures.Future[Tensor], Tensor, Tensor]] = []
 
-    def rows(self, bucket: dist.GradBucket) -> Tensor:
-        """The memory (ranks, length) of this bucket; to be called for each in turn, from the first to the last of a pass."""
+    def put(self, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        """Take one in turn, from the first to the last of a pass; with the last all become the sums of all ranks."""
+        own, future = bucket.buffer(), torch.futures.Future[Tensor]()
         if bucket.index() == 0:
-            # The other half may still be read by a rank that is not yet done with the pass before. Nobody reads this one any more:
-            # whoever did has come to a meeting of the pass before since then.
             self._half, self._start = 1 - self._half, 0
-        start, self._start = self._start, self._start + len(bucket.buffer())
-        return self._halves[self._half, :, start : self._start]
+        rows = self._shared.halves[self._half, :, self._start : self._start + len(own)]
+        self._start += len(own)
+        rows[dist.get_rank()].copy_(own)
+        self._put.append((future, own, rows))
+        if bucket.is_last():
+            self._shared.meet()
+            put, self._put = self._put, []
+            for waiting, values, all_values in put:
+                waiting.set_result(_sum(values, all_values))
+        return future
+
+
+def _sum(own: Tensor, rows: Tensor) -> Tensor:
+    """The sum of all rows in their order, in ``own``, which is one of them."""
+    if len(rows) == 2:
+        return own.add_(rows[1 - dist.get_rank()])  # two summands have one order
+    torch.add(rows[0], rows[1], out=own)
+    for other in rows[2:]:
+        own.add_(other)
+    return own
 
 
 def add(state: Buckets, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """A hook for DistributedDataParallel: the mean of all ranks' buckets, in place of this rank's."""
-    own, rows = bucket.buffer(), state.rows(bucket)
-    rows[dist.get_rank()].copy_(own)
-
-    def mean(_: object) -> Tensor:
-        torch.add(rows[0], rows[1], out=own)
-        for other in rows[2:]:
-            own.add_(other)
-        return own.div_(len(rows))
-
-    # One number goes through the network: then all have written. A rank that has died is an error here, as it always was.
-    met = dist.all_reduce(torch.zeros(1), async_op=True)
-    assert met is not None
-    return met.get_future().then(mean)
+    """A hook for DistributedDataParallel: the sum of all ranks' buckets (not their mean), in place of this rank's."""
+    return state.put(bucket)
 
 
 def _reserved(length_bytes: int) -> str | None:

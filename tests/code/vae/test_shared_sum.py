@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ranks import side_by_side
 from vae import shared_sum
-from vae.shared_sum import Buckets, add, memory_bytes, shared_halves
+from vae.shared_sum import Buckets, SharedRows, add, memory_bytes, shared_rows
 
 SIZE, PASSES = 1000, 3
 LIMIT_SECONDS = 30.0
@@ -24,14 +24,17 @@ LIMIT_SECONDS = 30.0
 class Bucket:
     """What DistributedDataParallel hands to a hook."""
 
-    def __init__(self, values: torch.Tensor, number: int) -> None:
-        self._values, self._number = values, number
+    def __init__(self, values: torch.Tensor, number: int, of: int = 1) -> None:
+        self._values, self._number, self._of = values, number, of
 
     def buffer(self) -> torch.Tensor:
         return self._values
 
     def index(self) -> int:
         return self._number
+
+    def is_last(self) -> bool:
+        return self._number == self._of - 1
 
 
 def gradients(rank: int, number: int) -> torch.Tensor:
@@ -44,7 +47,7 @@ def expected(ranks: int, number: int) -> torch.Tensor:
     total = gradients(0, number)
     for rank in range(1, ranks):
         total = total + gradients(rank, number)
-    return total / ranks
+    return total
 
 
 def until(path: Path) -> None:
@@ -60,29 +63,31 @@ def _passes(rank: int, ranks: int, memory: Buckets) -> bool:
     for number in range(PASSES):
         values = gradients(rank, number)
         parts = [values[:300].clone(), values[300:].clone()]
-        futures = [add(memory, Bucket(part, i)) for i, part in enumerate(parts)]  # type: ignore[arg-type]
+        futures = [add(memory, Bucket(part, i, 2)) for i, part in enumerate(parts)]  # type: ignore[arg-type]
         for future in futures:
             future.wait()
         right &= torch.equal(torch.cat(parts), expected(ranks, number))
     return right
 
 
-def _late(rank: int, ranks: int, memory: Buckets, root: Path) -> bool:
+def _late(rank: int, ranks: int, shared: SharedRows, memory: Buckets, root: Path) -> bool:
     """The last rank adds up the first pass only when rank 0 has written its gradients of the second."""
-    written, real = root / f"written-{ranks}", torch.add
-    if rank == ranks - 1:
-        torch.add = lambda *a, **k: (until(written), real(*a, **k))[1]  # type: ignore[assignment]
+    written, meets, summing, met = root / f"written-{ranks}", [], shared_sum._sum, shared.meet
+
+    def meet() -> None:
+        meets.append(1)
+        if len(meets) == 2:
+            written.touch()
+        met()
+
     first, second = gradients(rank, 0), gradients(rank, 1)
-    future = add(memory, Bucket(first, 0))  # type: ignore[arg-type]
-    if rank != ranks - 1:
-        future.wait()
-    again = add(memory, Bucket(second, 0)) if rank != ranks - 1 else None  # type: ignore[arg-type]
-    if rank == 0:
-        written.touch()
-    future.wait()
-    again = again or add(memory, Bucket(second, 0))  # type: ignore[arg-type]
-    again.wait()
-    torch.add = real
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == 0:
+            patch.setattr(shared, "meet", meet)
+        if rank == ranks - 1:
+            patch.setattr(shared_sum, "_sum", lambda *values: (until(written), summing(*values))[1])
+        for values in (first, second):
+            add(memory, Bucket(values, 0)).wait()  # type: ignore[arg-type]
     return torch.equal(first, expected(ranks, 0)) and torch.equal(second, expected(ranks, 1))
 
 
@@ -90,9 +95,9 @@ def _wrapped(rank: int) -> dict[str, Any]:
     """A module under DistributedDataParallel with the hook."""
     model = nn.Linear(3, 2)
     shared = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    halves = shared_halves(dist.get_world_size(), list(model.parameters()))
-    assert halves is not None
-    shared.register_comm_hook(Buckets(halves), add)
+    rows = shared_rows(dist.get_world_size(), list(model.parameters()))
+    assert rows is not None
+    shared.register_comm_hook(Buckets(rows), add)
     shared(torch.full((1, 3), float(rank + 1))).sum().backward()
     return {"weight": model.weight.grad.tolist(), "bias": model.bias.grad.tolist()}
 
@@ -103,23 +108,23 @@ def _worker(rank: int, ranks: int, folder: str) -> None:
     shared_sum.MEMORY = root / "memory"  # of this test alone: any folder's files can be shared, these are on a disk
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting-{ranks}", rank=rank, world_size=ranks)
     parameters = [nn.Parameter(torch.zeros(SIZE))]
-    halves = shared_halves(ranks, parameters)
-    assert halves is not None
-    memory = Buckets(halves)
+    rows = shared_rows(ranks, parameters)
+    assert rows is not None
+    memory = Buckets(rows)
     dist.barrier()
     found: dict[str, Any] = {"nameless": not any(shared_sum.MEMORY.iterdir())}
-    found |= {"passes": _passes(rank, ranks, memory), "late": _late(rank, ranks, memory, root), "wrapped": _wrapped(rank)}
+    found |= {"passes": _passes(rank, ranks, memory), "late": _late(rank, ranks, rows, memory, root), "wrapped": _wrapped(rank)}
     with pytest.MonkeyPatch.context() as patch:  # what one rank alone cannot have, none has
         exists = shared_sum.os.path.exists
         patch.setattr(shared_sum.os.path, "exists", lambda path: rank != ranks - 1 and exists(path))
-        found["elsewhere"] = shared_halves(ranks, parameters) is None
+        found["elsewhere"] = shared_rows(ranks, parameters) is None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shared_sum, "MEMORY", root / "nowhere")
-        found["no such place"] = shared_halves(ranks, parameters) is None
+        found["no such place"] = shared_rows(ranks, parameters) is None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shared_sum.os, "posix_fallocate", _full)
-        found["no room"] = shared_halves(ranks, parameters) is None
-    found["double"] = shared_halves(ranks, [nn.Parameter(torch.zeros(SIZE, dtype=torch.float64))]) is None
+        found["no room"] = shared_rows(ranks, parameters) is None
+    found["double"] = shared_rows(ranks, [nn.Parameter(torch.zeros(SIZE, dtype=torch.float64))]) is None
     dist.barrier()
     found["left"] = [path.name for path in shared_sum.MEMORY.iterdir()]
     (root / f"found-{ranks}-{rank}.json").write_text(json.dumps(found))
@@ -151,10 +156,10 @@ def test_rank_that_is_late_still_finds_what_it_has_to_add(found: list[dict[str, 
     assert all(each["late"] for each in found)
 
 
-def test_hook_gives_the_mean_of_the_ranks_gradients(found: list[dict[str, Any]]) -> None:
-    mean = sum(range(1, len(found) + 1)) / len(found)
+def test_hook_gives_the_sum_of_the_ranks_gradients(found: list[dict[str, Any]]) -> None:
+    total = sum(range(1, len(found) + 1))
     for each in found:
-        assert each["wrapped"] == {"weight": [[mean] * 3] * 2, "bias": [1.0, 1.0]}
+        assert each["wrapped"] == {"weight": [[total] * 3] * 2, "bias": [len(found)] * 2}
 
 
 def test_what_one_rank_cannot_have_none_has(found: list[dict[str, Any]]) -> None:
