@@ -26,7 +26,8 @@ from pipeline.spool import read
 from vae.data import ImageShards
 from vae.trainer import fit
 
-REPORTS, PERIODS = 2, 1.5  # reports in a training, and how many rounds' worth of steps lie between two
+REPORTS = 2  # in a training
+PERIOD_STEPS = {"wide": 64, "narrow": 288}  # between two reports: some five seconds on two threads, beside one checkpoint
 
 
 def profile_of(workers: int, threads: int) -> Profile:
@@ -38,7 +39,7 @@ def job_of(case: Case, state: Path, **config: Any) -> Job:
     """A job in an empty ``state``, with ``REPORTS`` reports unless ``config`` says otherwise."""
     shutil.rmtree(state, ignore_errors=True)
     state.mkdir(parents=True)
-    period = round(PERIODS * case.steps) * case.batch_size
+    period = PERIOD_STEPS[case.network] * case.batch_size
     return Job(
         model=case.model_config(),
         fit=case.fit_config(**({"validate_every_images": period, "total_images": REPORTS * period} | config)),

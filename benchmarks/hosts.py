@@ -1,4 +1,4 @@
-"""Two hosts with addresses of their own on this machine: network namespaces joined by a cable that can be slow, or pulled."""
+"""Two hosts on this machine, with addresses and memory of their own: network namespaces joined by a cable that can be slow, or pulled."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 CABLE = "host0"
+OWN_MEMORY = 'mount -t tmpfs none /dev/shm && exec "$@"'  # hosts share none: ranks of one machine add in it (vae/shared_sum.py)
 
 
 def permitted() -> bool:
@@ -54,7 +55,7 @@ class Pair:
 
     def on(self, host: int, *command: str) -> list[str]:
         """The command, to be run on one of them."""
-        return ["ip", "netns", "exec", self.names[host], *command]
+        return ["ip", "netns", "exec", self.names[host], "sh", "-ec", OWN_MEMORY, "sh", *command]
 
     def end(self) -> None:
         """Take both away."""

@@ -97,11 +97,12 @@ def ingest() -> str:
         rows.append((f"{int(count):,} tiny images, both stages", f"{seconds:.0f} s", f"peak of a process {peak:,} MiB"))
     for name, title in (("grow", "128x128"), ("grow-pictures", "640x480")):
         grow = found[name]
-        whole, grown = grow["whole"]["preprocess"]["seconds"], grow["grown"]["preprocess"]["seconds"]
-        rows.append((
-            f"{grow['images']:,} JPEGs of {title} pixels, then {grow['added']} more", f"preprocess {whole:.0f} s, then {grown:.1f} s",
-            f"{100 * grow['share_of_the_time']['preprocess']:.1f} % of the time",
-        ))  # fmt: skip
+        for stage in ("download", "preprocess"):
+            whole, grown = grow["whole"][stage]["seconds"], grow["grown"][stage]["seconds"]
+            rows.append((
+                f"{grow['images']:,} JPEGs of {title} pixels, then {grow['added']} more", f"{stage} {whole:.0f} s, then {grown:.1f} s",
+                f"{100 * grow['share_of_the_time'][stage]:.1f} % of the time",
+            ))  # fmt: skip
     for name, title in (("mnist-png", "MNIST"), ("cifar10-jpg", "CIFAR-10, JPEG copy")):
         each = found["duplicates"][name]
         found_at_worst = f"{100 * min(each['recall'].values()):.0f} % found, at worst"
