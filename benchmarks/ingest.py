@@ -2,7 +2,7 @@
 
 small, photographs: decode + convert + resize + pack of this project against a bare Pillow loop that only decodes and resizes, on
 as many processes, alternating, medians. scale: time and peak memory of stages download and preprocess for 10,000, 100,000 and
-1,000,000 tiny images. grow, grow-pictures: preprocess of a set grown by 100 against the whole set. duplicates: recall on planted
+1,000,000 tiny images. grow, grow-pictures: both of a set grown by 100 against the whole set. duplicates: recall on planted
 copies, and groups found among real training images. Everything is generated here but the real images, which lie beside the checkout.
 """
 

@@ -20,30 +20,22 @@ from pipeline.paths import Paths
 from pipeline.raw import FAILED, RawWriter
 from pipeline.sources import SOURCES
 from pipeline.sources.fetch import passing
-from pipeline.sources.folder import count, length_bytes
+from pipeline.sources.folder import length_bytes
 from vae.files import replaced_directory, write_manifest
 
 PARAMS = ("base.seed", "base.image_size", "base.mode", "download")
 SPARE_BYTES = 200 * 2**20  # left free for everything that the other stages write
+COLLECTED_OBJECTS = 50_000  # new ones, before cycles are looked for among them
 log = logging.getLogger("pipeline.download")
 
 
-def _copied_bytes(path: Path, last: kept.Kept | None, room_bytes: int) -> int:
-    """About how many bytes of ``path`` are to be copied; 0 where all of them fit for sure."""
-    if not path.is_dir():
-        length = path.stat().st_size
-    # To ask for the length of every file takes as long as to find out which are new.
-    elif last is not None and count(path) * last.length_bytes / last.files <= room_bytes:
-        return 0
-    else:
-        length = length_bytes(path)
-    return max(0, length - (last.length_bytes if last is not None else 0))
-
-
 def _need_room(path: Path | None, where: Path, last: kept.Kept | None) -> None:
-    """CannotWriteError now rather than half-way, where the copy of ``path`` cannot fit."""
+    """CannotWriteError now rather than half-way, where the copy of what ``path`` has beside the ``last`` run's files cannot fit."""
+    needed = 0
+    if path is not None and path.exists():
+        whole = length_bytes(path) if path.is_dir() else path.stat().st_size
+        needed = max(0, whole - (last.length_bytes if last is not None else 0))
     free = shutil.disk_usage(where).free
-    needed = _copied_bytes(path, last, free - SPARE_BYTES) if path is not None and path.exists() else 0
     if free < needed + SPARE_BYTES:
         raise CannotWriteError(
             f"{where} has {free / 2**20:.0f} MiB free, {(needed + SPARE_BYTES) / 2**20:.0f} MiB are needed: free some space"
@@ -51,13 +43,15 @@ def _need_room(path: Path | None, where: Path, last: kept.Kept | None) -> None:
 
 
 @contextmanager
-def _settled() -> Iterator[None]:
-    """What is in memory now is left out of the search for cycles, which would go through all modules again and again."""
-    gc.freeze()
+def _rare_collection() -> Iterator[None]:
+    """Cycles are looked for rarely, and among new objects: a million records have none, and to go through all of them takes longer than to
+    read them."""
+    before = gc.get_threshold()
+    gc.set_threshold(COLLECTED_OBJECTS, 10, 10**6)
     try:
         yield
     finally:
-        gc.unfreeze()
+        gc.set_threshold(*before)
 
 
 def _nothing(path: str, writer: RawWriter) -> PipelineError:
@@ -75,7 +69,7 @@ def download(values: SimpleNamespace, paths: Paths) -> None:
     _need_room(origin, paths.root, last)
     given = SimpleNamespace(**vars(values), work=paths.work)
     with replaced_directory(paths.raw) as directory:
-        with _settled(), Follower(directory, last) as writer:
+        with _rare_collection(), Follower(directory, last) as writer:
             SOURCES[values.download.source](given, writer)
         if not writer.files:
             raise _nothing(values.download.url if values.download.source == "remote" else values.download.path, writer)

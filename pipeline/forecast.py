@@ -54,7 +54,8 @@ def memory_bytes(parameters: int, base: int, transient: int, config: FitConfig, 
     elastic = config.exactness == "elastic"
     rows = config.virtual_shards if elastic else workers  # of gradients that all workers can read
     shared = shared_sum.memory_bytes(parameters, rows) if workers > 1 else 0
-    own = config.virtual_shards + config.virtual_shards // workers if elastic and not shared else 0
+    sent = config.virtual_shards // workers if workers > 1 else 0  # through a network: a copy of its own shards
+    own = config.virtual_shards + sent if elastic and not shared else 0
     parts = {
         "process": base,
         "model and averages": 3 * parameters,

@@ -78,7 +78,7 @@ class Kept:
         self._starts = np.flatnonzero(np.diff(archives, prepend=-1)).tolist()
         first = self._rows["path"].take(pa.array(self._starts, pa.int64())).to_pylist()
         self._beginning = {path: number for number, path in enumerate(first)}
-        self.files, self.length_bytes = len(self._rows), pc.sum(self._rows["bytes"]).as_py()
+        self.length_bytes = pc.sum(self._rows["bytes"]).as_py()
 
     def beginning_with(self, told: Told) -> Archive | None:
         """The archive whose first file is the one that is told of."""

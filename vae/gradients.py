@@ -62,11 +62,10 @@ class Gradients:
             self.parts = shards[self._own]
             self._shared = shared_rows(len(shards), self._parameters) if world_size() > 1 else None
             if self._shared is not None:
-                self._halves = itertools.cycle(self._shared.halves)
+                self._every = self._shared.turn()
             else:
                 size = sum(p.numel() for p in self._parameters)
-                self._halves = itertools.cycle(torch.zeros(1, len(shards), size, device=self._parameters[0].device))
-            self._every = next(self._halves)
+                self._every = torch.zeros(len(shards), size, device=self._parameters[0].device)
         else:
             rows = own_rows(self._count)
             length = rows.stop - rows.start
@@ -106,9 +105,10 @@ class Gradients:
         """Make every parameter's ``grad`` that of the whole batch; the other levels have done so in ``backward``."""
         if not self._elastic:
             return
-        every, self._every = self._every, next(self._halves)
+        every = self._every
         if self._shared is not None:
             self._shared.meet()
+            self._every = self._shared.turn()
         elif world_size() > 1:
             dist.all_gather_into_tensor(every, every[self._own].clone())
         total = every[0].clone()

@@ -7,6 +7,7 @@ elastic lie in such memory too.
 """
 
 import contextlib
+import itertools
 import os
 import secrets
 import time
@@ -32,16 +33,20 @@ def memory_bytes(parameter_bytes: int, rows: int) -> int:
 
 
 class SharedRows:
-    """Gradients that all ranks see: ``halves`` (2, rows, elements), used in turn, and a meeting after which all have written theirs.
-
-    The half of the pass before may still be read by a rank that is not yet done with it. Nobody reads the other half any more: whoever
-    did has come to a meeting since then.
-    """
+    """Gradients that all ranks see, in two halves that are used in turn, and a meeting after which all have written theirs."""
 
     def __init__(self, memory: Tensor, rows: int, size: int) -> None:
-        self.halves = memory[: 2 * rows * size].view(2, rows, size)
+        self._halves = itertools.cycle(memory[: 2 * rows * size].view(2, rows, size))
         self._came = memory[2 * rows * size :].view(torch.int32).view(-1, APART)[:, 0].numpy()
         self._count = 0
+
+    def turn(self) -> Tensor:
+        """The half (rows, elements) for the next pass; every pass has one meeting.
+
+        That of the pass before may still be read by a rank that is not yet done with it. This one is read by nobody any more: whoever
+        did has come to a meeting since then.
+        """
+        return next(self._halves)
 
     def meet(self) -> None:
         """Return when every rank has called this as often as this one; RuntimeError where one has died, or is silent for too long."""
@@ -65,16 +70,18 @@ def shared_rows(rows: int, parameters: Sequence[Tensor]) -> SharedRows | None:
     size = sum(p.numel() for p in parameters)
     fitting = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters) and memory_bytes(4 * size, rows)
     length = 2 * rows * size + APART * dist.get_world_size()
-    path = [_reserved(4 * length) if fitting and dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(path, src=0)
-    memory = None
-    if fitting and path[0] is not None and os.path.exists(path[0]):  # it does not on another machine
-        with contextlib.suppress(OSError, RuntimeError):
-            memory = torch.from_file(path[0], shared=True, size=length, dtype=torch.float32)
-    everywhere = torch.tensor(float(memory is not None))
-    dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
-    if dist.get_rank() == 0 and path[0] is not None:
-        os.unlink(path[0])
+    own = _reserved(4 * length) if fitting and dist.get_rank() == 0 else None
+    try:
+        path, memory = [own], None
+        dist.broadcast_object_list(path, src=0)
+        if fitting and path[0] is not None and os.path.exists(path[0]):  # it does not on another machine
+            with contextlib.suppress(OSError, RuntimeError):
+                memory = torch.from_file(path[0], shared=True, size=length, dtype=torch.float32)
+        everywhere = torch.tensor(float(memory is not None))
+        dist.all_reduce(everywhere, op=dist.ReduceOp.MIN)
+    finally:  # a rank may have died meanwhile
+        if own is not None:
+            os.unlink(own)
     return SharedRows(memory, rows, size) if memory is not None and everywhere else None
 
 
@@ -82,15 +89,15 @@ class Buckets:
     """The buckets of a pass, in ``shared`` rows of which each rank has one."""
 
     def __init__(self, shared: SharedRows) -> None:
-        self._shared, self._half, self._start = shared, 0, 0
+        self._shared, self._start = shared, 0
         self._put: list[tuple[torch.futures.Future[Tensor], Tensor, Tensor]] = []
 
     def put(self, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
         """Take one in turn, from the first to the last of a pass; with the last all become the sums of all ranks."""
         own, future = bucket.buffer(), torch.futures.Future[Tensor]()
         if bucket.index() == 0:
-            self._half, self._start = 1 - self._half, 0
-        rows = self._shared.halves[self._half, :, self._start : self._start + len(own)]
+            self._rows, self._start = self._shared.turn(), 0
+        rows = self._rows[:, self._start : self._start + len(own)]
         self._start += len(own)
         rows[dist.get_rank()].copy_(own)
         self._put.append((future, own, rows))

@@ -7,7 +7,6 @@ and is named; a zip's member that is merely damaged is a failure of its own, sin
 from __future__ import annotations
 
 import bz2
-import gc
 import gzip
 import lzma
 import re
@@ -170,7 +169,6 @@ def _opened_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[
 def read_zip(origin: Path, limits: Limits, step: int = 1) -> Iterator[tuple[str, Unopened]]:
     """(path, member) of each ``step``-th file in a zip, which stays open as long as somebody holds one of its members."""
     archive, infos = _opened_zip(origin, limits)
-    gc.freeze()  # no cycles among a million records: to look for some again and again would take longer than to read them
     for path, info in infos[::step]:
         stamp = f"{info.CRC:08x}:{info.file_size}:{info.compress_size}:{info.date_time}"
         yield path, Unopened(partial(_opened_member, archive, info), stamp)

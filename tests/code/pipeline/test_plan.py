@@ -259,6 +259,22 @@ print(json.dumps({"peak": peak, "foreseen": parts}))
 """
 
 
+@pytest.mark.parametrize(
+    ("exactness", "workers", "parameters", "rows"),
+    [
+        ("resume", 1, 100, 1),
+        ("resume", 2, 100, 1 + 2 * 2),  # two halves, a row for each rank
+        ("resume", 2, 2**30, 1),  # too much to share
+        ("elastic", 1, 100, 1 + 12),
+        ("elastic", 3, 100, 1 + 2 * 12),
+        ("elastic", 3, 2**30, 1 + 12 + 4),  # all shards, and a copy of its own
+    ],
+)
+def test_memory_of_gradients_is_what_the_level_and_the_workers_ask_for(exactness, workers, parameters, rows):
+    fit = config(exactness=exactness, virtual_shards=12)
+    assert forecast.memory_bytes(parameters, 0, 0, fit, workers)["gradients"] == rows * parameters
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 @pytest.mark.parametrize(
     "changes",
