@@ -1,7 +1,7 @@
 """How well and how fast latent priors are fitted: ``python -m benchmarks.priors [rows]`` writes docs/results/priors.json.
 
 A row is a density of 10 dimensions with a formula: ``normal``; ``bent``, two of them a parabola of the first and a sine of the third;
-``clusters``, 24 normals. Each prior is fitted with the settings of params.yaml to as many latents as tune (2,000) and train (20,000)
+``clusters``, 24 normals. Each prior is fitted with the settings of params.yaml to as many latents as tune (8,000) and train (20,000)
 fit it to, and judged by 10,000 others: nats lost against the true density. ``seconds`` are those of one processor, on which a fit runs.
 """
 
@@ -21,6 +21,8 @@ from torch import Tensor
 from benchmarks import tables
 from benchmarks.rows import ROOT, measure
 from pipeline import params
+from pipeline.train import PRIOR_IMAGES
+from pipeline.trial_score import LATENTS
 from vae.objective import log_normal
 from vae.samplers import SAMPLERS
 
@@ -62,7 +64,7 @@ def fitted(density: Density, _work: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, kind in SAMPLERS.items():
         kind.fit(_noise(100, 0), replace(config, name=name, steps=2), 0)  # imports
-        for count in (2000, 20_000):
+        for count in (LATENTS, PRIOR_IMAGES):
             z_ND, _ = density(count, 2)
             started = time.process_time()
             prior = kind.fit(z_ND, replace(config, name=name), 0)

@@ -95,14 +95,17 @@ def ingest() -> str:
         seconds = sum(each[stage]["seconds"] for stage in ("download", "preprocess"))
         peak = max(each[stage]["peak_mib"] for stage in ("download", "preprocess"))
         rows.append((f"{int(count):,} tiny images, both stages", f"{seconds:.0f} s", f"peak of a process {peak:,} MiB"))
-    for name, title in (("grow", "128x128"), ("grow-pictures", "640x480")):
-        grow = found[name]
-        for stage in ("download", "preprocess"):
-            whole, grown = grow["whole"][stage]["seconds"], grow["grown"][stage]["seconds"]
-            rows.append((
-                f"{grow['images']:,} JPEGs of {title} pixels, then {grow['added']} more", f"{stage} {whole:.0f} s, then {grown:.1f} s",
-                f"{100 * grow['share_of_the_time'][stage]:.1f} % of the time",
-            ))  # fmt: skip
+    for name, title in (("grow", "128x128"), ("grow-pictures", "640x480"), ("grow-photographs", "1632x1224")):
+        grow = found.get(name)
+        if grow is None:
+            continue
+        parts = [
+            f"{stage} {grow['whole'][stage]['seconds']:.0f} s, then {grow['grown'][stage]['seconds']:.1f} s"
+            for stage in ("download", "preprocess")
+        ]
+        whole, grown = (sum(stage["seconds"] for stage in grow[when].values()) for when in ("whole", "grown"))
+        of = f"{grow['images']:,} JPEGs of {title} pixels, then {grow['added']} more"
+        rows.append((of, "; ".join(parts), f"{100 * grown / whole:.1f} % of the time"))
     for name, title in (("mnist-png", "MNIST"), ("cifar10-jpg", "CIFAR-10, JPEG copy")):
         each = found["duplicates"][name]
         found_at_worst = f"{100 * min(each['recall'].values()):.0f} % found, at worst"

@@ -83,11 +83,11 @@ def priors() -> str:
     """Every latent prior on every density of benchmarks/priors.py."""
     found, rows = read("priors"), []
     for key, title in LATENTS.items():
-        of_density = {name: value for name, value in found[key].items() if isinstance(value, dict) and "2000" in value}
+        of_density = {name: value for name, value in found[key].items() if isinstance(value, dict) and "20000" in value}
         for i, (name, by_count) in enumerate(of_density.items()):
-            numbers = [f"{by_count[n][what]:g}" for what in ("seconds", "nats_lost") for n in ("20000", "2000")]
+            numbers = [f"{by_count[n][what]:g}" for what in ("seconds", "nats_lost") for n in ("20000", "8000")]
             rows.append((title if not i else "", name, *numbers))
-    return lines(("latents", "prior", "seconds, N = 20,000", "N = 2,000", "nats lost, N = 20,000", "N = 2,000"), rows)
+    return lines(("latents", "prior", "seconds, N = 20,000", "N = 8,000", "nats lost, N = 20,000", "N = 8,000"), rows)
 
 
 def search() -> str:

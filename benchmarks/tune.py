@@ -6,6 +6,7 @@ full grid of 5 x 5 points, every one trained to the end; both by stage tune itse
 a share of the grid's. ``noise``: the spread of the grid's best point over the seeds, without which the former means little.
 again: the points that row sprites names, the grid's and the search's of every seed, each trained with other seeds, from which neither was
 chosen: what of the grid's lead is left without the luck of the best of 25.
+latents: the FCD of one model, trained to the end, by how many training latents its prior was fitted to: what a trial's score leaves out.
 start: what a trial costs beyond its training: stage tune with few and with many trials of one step, and how many train at once.
 """
 
@@ -22,8 +23,16 @@ import pandas as pd
 from benchmarks.project import Project
 from benchmarks.rows import REAL, Row, measure, result
 from pipeline import params
+from pipeline.paths import Paths
 from pipeline.spool import read
+from pipeline.train import PRIOR_IMAGES
+from pipeline.trial_score import LATENTS
+from vae.artefact import Generator, load_artefact
+from vae.data import ImageShards, Selection
+from vae.extractor import load_extractor
 from vae.files import read_json
+from vae.metrics.frechet import frechet_distance, moments
+from vae.samplers import fit_prior
 
 SPACE = {"tune.beta_min": 0.1, "tune.beta_max": 10.0, "tune.latent_dim_min": 4, "tune.latent_dim_max": 16}
 GRID = {"tune.searcher": "grid", "tune.grid_points": 5, "tune.scheduler": "none"}
@@ -35,6 +44,7 @@ DATA: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 FEW, MANY, ONE_STEP, OTHER_SEEDS = 2, 14, 128, 100
+USUAL = {"train.use_tuned": False, "train.beta": 0.42, "train.latent_dim": 9}  # near what the search of params.yaml takes
 PREPARE = ("download", "preprocess", "augment", "extractor")
 
 
@@ -115,6 +125,27 @@ def _trained(project: Project, seed: int) -> float:
     return _searched(project)[0]["score"]
 
 
+def latents(work: Path, _seeds: float) -> dict[str, Any]:
+    """FCD to validation images of samples of the trained model, under a prior fitted to so many latents; and the seconds of a fit."""
+    project = _prepared("sprites", work)
+    project.set(USUAL)
+    project.stage("train")
+    paths = Paths(project.root)
+    told = params.check((project.root / "params.yaml").read_text(), "params.yaml")
+    generator, (extractor, _) = load_artefact(paths.model), load_extractor(paths.extractor)
+    train, val = (ImageShards(paths.processed / split) for split in ("train", "val"))
+    real = moments(extractor.features(val.spread(told.tune.score_samples)))
+    found: dict[str, Any] = {"total_images": told.train.total_images}
+    for count in (told.tune.score_samples, LATENTS, min(PRIOR_IMAGES, len(train))):
+        started = time.process_time()
+        prior = fit_prior(generator.model, Selection(train, train.places(count)), told.fit.prior_config, told.base.seed)
+        seconds = time.process_time() - started
+        made_NHWC = Generator(generator.model, generator.config, prior, {}).sample(told.tune.score_samples, told.base.seed)
+        fcd = frechet_distance(real, moments(extractor.features(made_NHWC)))
+        found[str(count)] = {"fcd": round(fcd, 4), "seconds": round(seconds, 2)}
+    return found
+
+
 def start(work: Path, seeds: float) -> dict[str, Any]:
     """Seconds for each trial more, of one step each; and the most trials that were in training at the same moment."""
     project = _prepared("sprites", work)
@@ -150,5 +181,5 @@ if __name__ == "__main__":
         for name in DATA
         for suffix, score in (("", "fcd"), ("-bound", "elbo_nats"))
     }
-    own_rows |= {"again": again, "start": start}
+    own_rows |= {"again": again, "latents": latents, "start": start}
     measure("tune", own_rows, __doc__, seeds=5)

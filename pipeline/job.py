@@ -176,7 +176,7 @@ def execute(
     writer = SpoolWriter(job.spool) if rank() == 0 else None
     known = {record["step"]: record for record in read(job.spool)} if writer else {}  # by a run that lost its last checkpoint
     train = ImageShards(*map(Path, job.train_directories), cache=_cache(job))
-    scorer = Scorer(job.score, job.model, train) if writer and job.score else None
+    scorer = Scorer(job.score, job.model) if writer and job.score else None
 
     def on_report(metrics: dict[str, float], averaged: VAE) -> None:
         record = known.get(metrics["step"], metrics)

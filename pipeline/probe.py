@@ -187,7 +187,7 @@ def _trial(task: dict[str, Any], directory: Path) -> dict[str, Any]:
         begun, costs = _begun(job, train, directory)
         _alternate([begun], task["seconds"] * (1 - TRAIN_SHARE))
     if job.score and rank() == 0:
-        scorer, averaged = Scorer(job.score, job.model, train), begun.run.averaged
+        scorer, averaged = Scorer(job.score, job.model), begun.run.averaged
         costs["score_bytes"] = most_allocated_bytes(lambda: scorer(averaged), begun.run.device)
         costs["score_seconds"] = timed(lambda: scorer(averaged))
     return {**costs, **begun.result()}

@@ -96,12 +96,13 @@ def _share(fit: FitConfig, workers: int) -> FitConfig:
     return replace(fit, global_batch_size=fit.global_batch_size // workers, virtual_shards=max(1, fit.virtual_shards // workers))
 
 
-def _score(values: SimpleNamespace, paths: Paths, directory: Path) -> dict[str, Any] | None:
+def _score(values: SimpleNamespace, paths: Paths, found: Data, directory: Path) -> dict[str, Any] | None:
     """What a trial needs to score its samples, as tune makes it, with features made up; None where there is no extractor."""
     if values.tune.score not in OF_SAMPLES or not paths.extractor.exists():
         return None
     shape = values.tune.score_samples, load_extractor(paths.extractor)[0].config.feature_dim
-    return of_samples(values, paths.extractor, torch.randn(shape, generator=torch.Generator().manual_seed(0)), directory)
+    real_ND = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return of_samples(values, paths.extractor, Path(found.directories[0]), real_ND, directory)
 
 
 def task(
@@ -139,7 +140,7 @@ def task(
         model=replace(model, latent_dim=values.tune.latent_dim_max),
         state_directory=str(directory / "trial-state"),
         threads=profile.of_trials.threads_per_worker,
-        score=_score(values, paths, directory),
+        score=_score(values, paths, found, directory),
     )
     return {
         "train": job.to_dict(),

@@ -69,7 +69,7 @@ def _template(values: SimpleNamespace, paths: Paths, profile: Profile) -> Job:
     model = values.fit.model_config(tuple(facts["image_shape"]), section.latent_dim_min, classes(values, paths.processed))
     data = {name: sha256_file(getattr(paths, name) / MANIFEST) for name in ("processed", "augmented", "extractor")}
     # The prior decides a trial's score: without it a search begun under another prior would replay that one's scores.
-    prior = {"prior": asdict(values.fit.prior_config)}
+    prior = {"prior": asdict(values.fit.prior_config), "latents": trial_score.LATENTS}
     augment = on_the_fly(values.augment, paths.processed, facts["mode"])
     extra = {**prior, "search": vars(section), "threads": profile.threads_per_worker}
     described = identity(data, augment, **extra)

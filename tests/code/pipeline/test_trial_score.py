@@ -12,7 +12,7 @@ import torch
 from configs import model_config, prior_config
 from pipeline import trial_score
 from pipeline.errors import BadDataError
-from pipeline.trial_score import OF_FACTORS, OF_SAMPLES, SCORES, Scorer, settings
+from pipeline.trial_score import LATENTS, OF_FACTORS, OF_SAMPLES, SCORES, Scorer, settings
 from vae.artefact import Generator
 from vae.data import ImageShards, ShardWriter
 from vae.metrics.factors import FACTOR_SCORES, factor_scores
@@ -67,8 +67,9 @@ def model():
 def test_score_of_samples_is_that_of_the_finished_model(filled, name):
     told = settings(values(name), filled.paths, filled.paths.work / "state")
     train, val = (ImageShards(filled.paths.processed / split) for split in ("train", "val"))
-    found = Scorer(told, model_config(latent_dim=3), train)(model())
-    prior = fit_prior(model(), train.spread(COUNT), prior_config(name="mixture", steps=10), 3)
+    found = Scorer(told, model_config(latent_dim=3))(model())
+    assert COUNT < len(train) < LATENTS  # so the prior is of all of them, not of as many as are drawn
+    prior = fit_prior(model(), train.spread(LATENTS), prior_config(name="mixture", steps=10), 3)
     made_ND = NETWORK.features(Generator(model(), model_config(latent_dim=3), prior, {}).sample(COUNT, 3))
     real_ND = NETWORK.features(val.spread(COUNT))
     expected = {
@@ -80,7 +81,7 @@ def test_score_of_samples_is_that_of_the_finished_model(filled, name):
 @pytest.mark.parametrize("name", OF_FACTORS)
 def test_score_of_factors_is_that_of_the_validation_images_latents(filled, name):
     told = settings(values(name), filled.paths, filled.paths.work / "state")
-    found = Scorer(told, model_config(latent_dim=3), ImageShards(filled.paths.processed / "train"))(model())
+    found = Scorer(told, model_config(latent_dim=3))(model())
     val, n = ImageShards(filled.paths.processed / "val"), np.arange(COUNT)
     with torch.no_grad():
         mean_ND = Generator(model(), model_config(latent_dim=3), None, {}).encode(val.slice(0, COUNT))[0]
@@ -118,4 +119,4 @@ def test_hierarchy_has_no_latents_to_tell_factors_by(filled):
     told = settings(values("mig"), filled.paths, filled.paths.work / "state")
     ladder = build(model_config(name="ladder"))
     with pytest.raises(ValueError, match="needs one vector of latents"):
-        Scorer(told, model_config(name="ladder"), ImageShards(filled.paths.processed / "train"))(ladder)
+        Scorer(told, model_config(name="ladder"))(ladder)
