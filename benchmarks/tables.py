@@ -99,12 +99,14 @@ def search() -> str:
             retrained = f"{100 * again['behind_median_again']:+.1f} %" if again and name == "sprites" else ""
             spread = f"{100 * min(found['behind']):+.1f} to {100 * max(found['behind']):+.1f} %"
             rows.append((
-                SEARCHED[name.partition("-")[0]], found["score"], str(len(found["behind"])), f"{100 * found['cost_median']:.0f} %",
+                SEARCHED[name.partition("-")[0]], found["score"], f"{found['searcher']}, {found['scheduler']}", str(len(found["behind"])),
+                f"{100 * found['cost_median']:.0f} %",
                 f"{100 * found['behind_median']:+.1f} %", spread, f"{100 * found['noise']:.1f} %", retrained,
             ))  # fmt: skip
     head = (
         "data",
         "score",
+        "searcher, scheduler",
         "seeds",
         "images, of the grid's",
         "behind the grid's best, median",

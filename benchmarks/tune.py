@@ -7,6 +7,7 @@ a share of the grid's. ``noise``: the spread of the grid's best point over the s
 again: the points that row sprites names, the grid's and the search's of every seed, each trained with other seeds, from which neither was
 chosen: what of the grid's lead is left without the luck of the best of 25.
 latents: the FCD of one model, trained to the end, by how many training latents its prior was fitted to: what a trial's score leaves out.
+rungs: how well the score at each quarter of a trial tells the order at its end (Spearman), over all of that space.
 start: what a trial costs beyond its training: stage tune with few and with many trials of one step, and how many train at once.
 """
 
@@ -14,11 +15,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from mlflow import MlflowClient
 
 from benchmarks.project import Project
 from benchmarks.rows import REAL, Row, measure, result
@@ -45,6 +47,7 @@ DATA: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 FEW, MANY, ONE_STEP, OTHER_SEEDS = 2, 14, 128, 100
 USUAL = {"train.use_tuned": False, "train.beta": 0.42, "train.latent_dim": 9}  # near what the search of params.yaml takes
+PARENT = "mlflow.parentRunId"
 PREPARE = ("download", "preprocess", "augment", "extractor")
 
 
@@ -100,13 +103,15 @@ def again(work: Path, seeds: float) -> dict[str, Any]:
         {"tune.searcher": "random", "tune.trials": 1, "tune.rungs": 1, "tune.scheduler": "none", "tune.score": before["score"]}
     )
     found, behind = [], []
+
+    @cache  # both may have taken the same
+    def trained(beta: float, latent_dim: int) -> list[float]:
+        project.set({"tune.beta_min": beta, "tune.beta_max": beta})
+        project.set({"tune.latent_dim_min": latent_dim, "tune.latent_dim_max": latent_dim})
+        return [_trained(project, OTHER_SEEDS + seed) for seed in range(int(seeds))]
+
     for pair in before["found"]:
-        scores = {}
-        for who in ("grid", "search"):
-            beta, latent_dim = pair[who]["beta"], pair[who]["latent_dim"]
-            project.set({"tune.beta_min": beta, "tune.beta_max": beta})
-            project.set({"tune.latent_dim_min": latent_dim, "tune.latent_dim_max": latent_dim})
-            scores[who] = [_trained(project, OTHER_SEEDS + seed) for seed in range(int(seeds))]
+        scores = {who: trained(pair[who]["beta"], pair[who]["latent_dim"]) for who in ("grid", "search")}
         grid, search = (statistics.mean(scores[who]) for who in ("grid", "search"))
         behind.append((search - grid) / grid)
         luck = (grid - pair["grid"]["score"]) / pair["grid"]["score"]
@@ -146,6 +151,23 @@ def latents(work: Path, _seeds: float) -> dict[str, Any]:
     return found
 
 
+def rungs(work: Path, _seeds: float, trials: int = 24) -> dict[str, Any]:
+    """Rank correlation of the score of ``trials`` at each of four reports with that at the end."""
+    project = _prepared("sprites", work)
+    project.set({"tune.trials": trials, "tune.rungs": 3, "tune.reduction_factor": 2, "tune.scheduler": "none"})
+    project.stage("tune")
+    client = MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    curves = [client.get_metric_history(run.info.run_id, "val_fcd") for run in runs if PARENT in run.data.tags]
+    scores = pd.DataFrame({int(point.step): point.value for point in curve} for curve in curves)
+    told = scores.corr("spearman")[scores.columns.max()]
+    return {
+        "trials": len(scores),
+        "score": "fcd",
+        "rank_correlation": {str(step): round(told[step], 3) for step in sorted(scores)},
+    }
+
+
 def start(work: Path, seeds: float) -> dict[str, Any]:
     """Seconds for each trial more, of one step each; and the most trials that were in training at the same moment."""
     project = _prepared("sprites", work)
@@ -181,5 +203,5 @@ if __name__ == "__main__":
         for name in DATA
         for suffix, score in (("", "fcd"), ("-bound", "elbo_nats"))
     }
-    own_rows |= {"again": again, "latents": latents, "start": start}
+    own_rows |= {"again": again, "latents": latents, "rungs": rungs, "start": start}
     measure("tune", own_rows, __doc__, seeds=5)

@@ -151,7 +151,12 @@ def trials_at_once(profile: Profile, section: Tune, nodes: Nodes) -> int:
     profile = profile.of_trials
     total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
     placed = slots(profile, nodes) // section.workers_per_trial
-    return max(1, min(section.trials, placed, side_by_side(profile, section.workers_per_trial, total)))
+    return max(
+        1,
+        min(
+            section.round_size or section.trials, section.trials, placed, side_by_side(profile, section.workers_per_trial, total)
+        ),
+    )
 
 
 def waiting(profile: Profile, section: Tune, config: FitConfig, nodes: Nodes) -> list[str]:

@@ -24,7 +24,8 @@ from pipeline.trial import outcome, point_of, run_trial, side_by_side, trial_job
 from pipeline.trial_score import SCORES
 
 TERMS = [("val_rate_nats", "min"), ("val_distortion_nats", "min")]
-MOST_DRAWN = 10  # trials at random before tpe proposes: Optuna's number; of a small search a third, or it would learn nothing
+MOST_DRAWN = 10  # trials at random before gp or tpe proposes: Optuna's number; of a small search fewer, or it would learn nothing
+DRAWN_SHARE = {"gp": 4, "tpe": 3}  # one trial in so many; a Gaussian process says more of two points than densities do
 HEAD = "node:__internal_head__"  # a resource that every Ray cluster has once
 HEAD_SHARE, SHARES = 0.9, 10_000  # of it, for trials that only drive a worker group; Ray counts in ten thousandths
 
@@ -33,7 +34,7 @@ def search(values: SimpleNamespace, template: Job, profile: Profile, trials_seen
     """Run Ray Tune to its end on the cluster that is connected; returns its result grid."""
     section = values.tune
     trials = space.trials(section, Fit)
-    if section.searcher != "tpe":  # all trials are known before the first one reports
+    if not section.learns:  # all trials are known before the first one reports
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(trials)
     import ray
     from ray import tune
@@ -61,7 +62,6 @@ def search(values: SimpleNamespace, template: Job, profile: Profile, trials_seen
             metric=metric if alone_decides else None,
             mode=mode if alone_decides else None,
             reuse_actors=not grouped,
-            max_concurrent_trials=at_once if section.searcher == "tpe" and section.scheduler != "hyperband" else None,
             **ways,
         ),
         run_config=tune.RunConfig(name="search", storage_path=str(storage), verbose=0, callbacks=[_tidying(template, section)]),
@@ -103,14 +103,35 @@ def proposer(section: SimpleNamespace, seed: int) -> Any:
     from ray.tune.search.optuna import OptunaSearch
 
     class Numbered(OptunaSearch):
+        """Trials come in rounds, and nothing is told of one before all of it have ended: so points do not depend on who is faster.
+
+        Ray's ConcurrencyLimiter tells what it has whenever all trials that it gave out have ended, the round being full or not.
+        """
+
         number = 0
 
+        def __init__(self, **how: Any) -> None:
+            super().__init__(**how)
+            self.going: dict[str, int] = {}
+            self.ended: dict[str, tuple[Any, bool]] = {}
+
         def suggest(self, trial_id: str) -> dict[str, Any] | None:
+            if section.round_size and len(self.going) == section.round_size:
+                return None
             point = super().suggest(trial_id)
             if point is not None:
-                point["number"] = self.number
+                point["number"] = self.going[trial_id] = self.number
                 self.number += 1
             return point
+
+        def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+            self.ended[trial_id] = result, error
+            if len(self.ended) < section.round_size:
+                return
+            for each in sorted(self.ended, key=self.going.__getitem__):
+                super().on_trial_complete(each, *self.ended[each])
+                del self.going[each]
+            self.ended = {}
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     objectives = {
@@ -206,8 +227,11 @@ def _sampler(searcher: str, seed: int, trials: int) -> Any:
     chance = optuna.samplers.RandomSampler(seed)
     if searcher == "random":
         return chance
+    drawn = max(1, min(MOST_DRAWN, trials // DRAWN_SHARE.get(searcher, 1)))
     if searcher == "tpe":
-        return optuna.samplers.TPESampler(n_startup_trials=min(MOST_DRAWN, trials // 3), seed=seed)
+        return optuna.samplers.TPESampler(n_startup_trials=drawn, seed=seed)
+    if searcher == "gp":
+        return optuna.samplers.GPSampler(n_startup_trials=drawn, seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.QMCSampler(

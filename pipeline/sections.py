@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from pipeline import constraints, space
 from pipeline.doctor import FINDINGS
 from pipeline.download_section import Download
+from pipeline.evaluate_section import Evaluate
 from pipeline.train_section import Train
 from vae.config import EXTRACTOR_GROUPS as GROUPS
 from vae.config import Architecture, AugmentConfig, FitConfig, ModelConfig, PriorConfig, Recipe
@@ -137,7 +137,8 @@ class Tune:
     choice: str = field(choices=("best", "knee"))
     workers_per_trial: int = field(low=1, high=1024)
     space: dict
-    searcher: str = field(choices=("sobol", "tpe", "random", "grid"))
+    searcher: str = field(choices=("gp", "tpe", "sobol", "random", "grid"))
+    round_trials: int = field(low=1, high=MOST_TRIALS)
     objectives: str = field(choices=("score", "latent_dim_and_score", "rate_and_distortion"))
     grid_points: int = field(low=2, high=100)
     constraints: list
@@ -148,6 +149,16 @@ class Tune:
         """Of a trial that nothing stops."""
         return self.reduction_factor ** (self.rungs - 1)
 
+    @property
+    def learns(self) -> bool:
+        """Whether what is proposed depends on the scores of earlier trials."""
+        return self.searcher in ("gp", "tpe")
+
+    @property
+    def round_size(self) -> int:
+        """How many trials are proposed from the same scores; 0: all. HyperBand's brackets fill before any of their trials ends."""
+        return self.round_trials if self.learns and self.scheduler != "hyperband" else 0
+
     def problems(self) -> list[tuple[str, str]]:
         found = []
         if self.beta_min > self.beta_max:
@@ -157,7 +168,7 @@ class Tune:
             found.append(("latent_dim_min", wrong))
         if self.objectives != "score" and (self.searcher, self.scheduler) != ("tpe", "none"):
             wrong = (
-                "needs tune.searcher tpe, which proposes for two objectives, and tune.scheduler none, as a scheduler stops by one"
+                "needs tune.searcher tpe, which proposes for two objectives, and tune.scheduler none: others stop by one score"
             )
             found.append(("objectives", f"{self.objectives} {wrong}"))
         if self.scheduler == "pbt":
@@ -175,39 +186,15 @@ class Tune:
 
     def _population_problems(self) -> list[tuple[str, str]]:
         found = []
-        if self.searcher == "tpe":
-            found.append(
-                ("searcher", "tpe learns from trials that ended, with scheduler pbt all do at once: set sobol, random or grid")
-            )
+        if self.learns:
+            wrong = f"{self.searcher} learns from trials that ended, with scheduler pbt all do at once: set sobol, random or grid"
+            found.append(("searcher", wrong))
         if self.searcher != "grid" and self.trials < 2:
             found.append(("trials", "must be 2 at least with scheduler pbt: one goes on from the other"))
         if self.rungs < 2:
             found.append(
                 ("rungs", "must be 2 at least with scheduler pbt: trials go on from others at every report but the last")
             )
-        return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    samples: int = field(low=1)
-    importance_samples: int = field(low=1)
-    importance_images: int = field(low=1)
-    best_of: int = field(low=1, high=256)
-    best_of_coverage: float = field(low=0, high=1)
-    inception_weights: str
-    inception_sha256: str
-    must_be_healthy: bool
-
-    def problems(self) -> list[tuple[str, str]]:
-        found = []
-        if self.inception_weights and not self.inception_weights.lower().endswith((".pth", ".safetensors")):
-            found.append(("inception_weights", f"{self.inception_weights!r} is neither a .pth nor a .safetensors file"))
-        if bool(self.inception_weights) != bool(self.inception_sha256):
-            key = "inception_sha256" if self.inception_weights else "inception_weights"
-            found.append((key, "is empty: FID needs the file of weights and its sha256; without both there is no FID"))
-        elif self.inception_sha256 and not re.fullmatch("[0-9a-fA-F]{64}", self.inception_sha256):
-            found.append(("inception_sha256", f"{self.inception_sha256!r} is not 64 hexadecimal digits"))
         return found
 
 

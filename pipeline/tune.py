@@ -1,8 +1,8 @@
 """Stage tune: a Ray Tune search over beta (log-uniform) and the latent dimension, ranked by a score without beta in it.
 
 In: data/processed, data/augmented, models/extractor. Out: reports/tune/{best.json, trials.csv, trials.png, metrics.json}.
-Points come from a scrambled Sobol sequence and HyperBand halves its brackets only when all their trials have arrived, so the
-choice does not depend on which trial is faster. A killed search replays what its trials reported and goes on from there.
+Points are proposed in rounds, from the scores of all rounds before, so the choice does not depend on which trial is faster. A killed
+search replays what its trials reported and goes on from there.
 """
 
 from __future__ import annotations

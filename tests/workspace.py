@@ -33,6 +33,8 @@ TINY = {
     "fit.warmup_images": 64,
     "tune.trials": 4,
     "tune.rungs": 2,
+    "tune.searcher": "sobol",
+    "tune.scheduler": "hyperband",
     "tune.images_per_trial": 256,
     "tune.latent_dim_min": 2,
     "tune.latent_dim_max": 6,

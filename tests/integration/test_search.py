@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,8 @@ import pandas as pd
 import pytest
 
 from pipeline.forecast import halved_reports
-from workspace import Workspace
+from pipeline.spool import read
+from workspace import START_SECONDS, Workspace
 
 SPACE = {
     "learning_rate": {"low": 0.001, "high": 0.01, "log": True},
@@ -115,6 +119,28 @@ def test_hyperband_compares_whole_brackets_whoever_proposes(ready: Workspace, se
     )
     table, _ = table_and_best(ready)
     assert table["images"].sum() == halved_reports(10, 3, 2) * 512 // 4 and (table["state"] == "stopped early").any()
+
+
+@pytest.mark.parametrize("searcher", ["gp", "tpe"])
+def test_search_that_learns_comes_to_the_same_after_a_kill(ready: Workspace, tmp_path: Path, searcher: str) -> None:
+    ready.set({"tune.searcher": searcher, "tune.scheduler": "none", "tune.trials": 6, "tune.images_per_trial": 1024})
+    killed = ready.copied(tmp_path / "killed")
+    table, best = table_and_best(ready)
+    assert (table["state"] == "completed").all() and table["beta"].nunique() > 2
+
+    process = killed.start("pipeline.tune")
+    deadline = time.monotonic() + START_SECONDS
+    while not any(read(path) for path in killed.root.glob(".work/tune/*/000[23]-*/spool.jsonl")):  # of the second round
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = {path: path.read_bytes() for path in killed.root.glob(".work/tune/*/*/spool.jsonl")}
+    killed.keep_trials()
+    again, chosen = table_and_best(killed)
+    pd.testing.assert_frame_equal(again, table)
+    assert chosen == best
+    assert before and all(path.read_bytes().startswith(text) for path, text in before.items()), "what was done is not done again"
 
 
 def test_point_that_is_proposed_twice_is_two_trials(ready: Workspace) -> None:

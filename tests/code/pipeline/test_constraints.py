@@ -64,6 +64,7 @@ def test_population_needs_others_to_go_on_from_and_points_that_are_known_at_the_
         "tune.rungs: must be 2 at least",
     ):
         assert wrong in message
+    assert "tune.searcher: gp learns" in refusal(scheduler="pbt", searcher="gp")
     assert "tune.trials" not in refusal(scheduler="pbt", searcher="grid", rungs=1, trials=1)
 
 

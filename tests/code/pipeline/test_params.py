@@ -265,7 +265,7 @@ def test_check_range_of_one_point_is_allowed():
     ("values", "key"),
     [
         ({"preprocess.val_fraction": "0.5", "preprocess.test_fraction": "0.5"}, "preprocess.val_fraction"),
-        ({"tune.trials": "3", "tune.rungs": "3", "tune.reduction_factor": "2"}, "tune.trials"),
+        ({"tune.scheduler": "asha", "tune.trials": "3", "tune.rungs": "3", "tune.reduction_factor": "2"}, "tune.trials"),
         ({"base.image_size": "33"}, "fit"),
         ({"download.source": "path", "download.path": "''"}, "download.path"),
     ],

@@ -59,7 +59,15 @@ class FakeTrial:
 
 
 def section(**changes: object):
-    return replace(VALUES.tune, **({"trials": 10, "rungs": 3, "reduction_factor": 2, "workers_per_trial": 1} | changes))
+    usual = {
+        "trials": 10,
+        "rungs": 3,
+        "reduction_factor": 2,
+        "workers_per_trial": 1,
+        "searcher": "sobol",
+        "scheduler": "hyperband",
+    }
+    return replace(VALUES.tune, **(usual | changes))
 
 
 def test_parameter_bytes_is_four_for_each_weight_and_allocates_none():
@@ -186,6 +194,15 @@ def test_search_without_stopping_trains_all_to_their_end_and_begins_again_where_
 )
 def test_trials_at_once(changes, workers_per_trial, nodes, at_once):
     assert forecast.trials_at_once(profile(**changes), section(workers_per_trial=workers_per_trial), nodes) == at_once
+
+
+@pytest.mark.parametrize(
+    ("searcher", "scheduler", "at_once"), [("gp", "none", 3), ("tpe", "asha", 3), ("gp", "hyperband", 10), ("random", "none", 10)]
+)
+def test_no_more_trials_run_at_once_than_are_proposed_at_once(searcher, scheduler, at_once):
+    tune = section(searcher=searcher, scheduler=scheduler, round_trials=3)
+    assert forecast.trials_at_once(profile(), tune, [{"CPU": 64}]) == at_once
+    assert forecast.trials_at_once(profile(), replace(tune, trials=2), [{"CPU": 64}]) == 2
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ import yaml
 
 from pipeline import params, space
 from pipeline.errors import BadConfigError
-from pipeline.search import _domain, _sampler
+from pipeline.search import _domain, _sampler, proposer
 from pipeline.sections import Fit
 from pipeline.train import PARAMS, choose
+from pipeline.trial_score import SCORES
 from vae.files import canonical_json, write_text
 
 TEXT = (Path(__file__).resolve().parents[3] / "params.yaml").read_text()
@@ -109,7 +110,7 @@ def test_domain_draws_both_ends_and_nothing_beyond(name):
             assert sum(value < (low * high) ** 0.5 for value in drawn) / 400 == pytest.approx(0.5, abs=0.1)
 
 
-@pytest.mark.parametrize("searcher", ["sobol", "tpe", "random"])
+@pytest.mark.parametrize("searcher", ["gp", "sobol", "tpe", "random"])
 def test_searcher_proposes_the_same_points_for_the_same_seed(searcher):
     import optuna
 
@@ -127,23 +128,63 @@ def test_searcher_proposes_the_same_points_for_the_same_seed(searcher):
     assert points(1) == points(1) != points(2)
 
 
-def test_tpe_learns_also_in_a_search_of_few_trials():
+@pytest.mark.parametrize(("searcher", "share"), [("gp", 4), ("tpe", 3)])
+def test_learning_searcher_learns_also_in_a_search_of_few_trials(searcher, share):
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     def proposed(trials: int, sign: float) -> list[float]:
-        study = optuna.create_study(sampler=_sampler("tpe", 0, trials))
+        study = optuna.create_study(sampler=_sampler(searcher, 0, trials))
         for _ in range(trials):
             trial = study.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
             study.tell(trial, sign * trial.params["x"])
         return [trial.params["x"] for trial in study.trials]
 
-    for trials in (9, 60):
+    for trials in (9, 44):
         upwards, downwards = proposed(trials, -1.0), proposed(trials, 1.0)
-        drawn = min(10, trials // 3)  # without knowing a score
+        drawn = min(10, trials // share)  # without knowing a score
         assert upwards[:drawn] == downwards[:drawn] and upwards[drawn:] != downwards[drawn:]
-    assert mean(upwards[40:]) > 0.6 > 0.4 > mean(downwards[40:])
+    assert mean(upwards[30:]) > 0.6 > 0.4 > mean(downwards[30:])
+
+
+@pytest.mark.usefixtures("ray_settings")
+@pytest.mark.parametrize("searcher", ["gp", "tpe"])
+def test_points_do_not_depend_on_the_order_in_which_trials_end(searcher):
+    """Rounds of three: as they come, one after the other, the last one first; one that fails, and one that is never done."""
+    from ray import tune
+
+    def proposed(order: tuple[int, ...], at_once: bool) -> list[dict]:
+        own = SimpleNamespace(searcher=searcher, trials=12, round_size=3, objectives="score", score="fcd", space={})
+        asked, found, known = proposer(own, 0), [], {}
+        asked.set_search_properties(*SCORES["fcd"], {"beta": tune.loguniform(0.1, 10.0), "latent_dim": tune.lograndint(4, 17)})
+
+        def give(name: str) -> bool:
+            point = asked.suggest(name)
+            if point is not None:
+                found.append(point)
+                known[name] = point["beta"] / point["latent_dim"]
+            return point is not None
+
+        def end(name: str) -> None:
+            failed = name == "4"
+            asked.on_trial_complete(name, None if failed else {"val_fcd": known[name], "training_iteration": 1}, error=failed)
+
+        for start in (0, 3, 6, 9):
+            names = [str(start + place) for place in range(3)]
+            if at_once:
+                assert all(map(give, names)) and not give("one too many")
+                for place in order[: 2 if start == 9 else 3]:
+                    end(names[place])
+            else:
+                for name in names:
+                    assert give(name)
+                    end(name)
+        return found
+
+    first = proposed((0, 1, 2), at_once=True)
+    assert first == proposed((2, 0, 1), at_once=True) == proposed((0, 1, 2), at_once=False)
+    assert [point["number"] for point in first] == list(range(12)) and len({point["beta"] for point in first}) > 6
 
 
 def section(**changes: object) -> SimpleNamespace:
