@@ -104,17 +104,20 @@ def search() -> str:
                 f"{100 * found['behind_median']:+.1f} %", spread, f"{100 * found['noise']:.1f} %", retrained,
             ))  # fmt: skip
     head = (
-        "data",
-        "score",
-        "searcher, scheduler",
-        "seeds",
-        "images, of the grid's",
-        "behind the grid's best, median",
-        "range",
-        "the grid's best point, spread over seeds",
-        "both trained again",
-    )
+        "data", "score", "searcher, scheduler", "seeds", "images, of the grid's", "behind the grid's best, median", "range",
+        "the grid's best point, spread over seeds", "both trained again",
+    )  # fmt: skip
     return lines(head, rows)
+
+
+def score_latents() -> str:
+    """FCD by the number of latents that a prior is fitted to, as trials have it and as the trained model has it."""
+    found = read("tune").get("latents", {})
+    rows = [
+        (f"{int(count):,}", f"{found[count]['fcd']:.2f}", f"{found[count]['seconds']:.1f}")
+        for count in sorted((key for key in found if key.isdigit()), key=int)
+    ]
+    return lines(("latents", "FCD", "processor seconds of the fit"), rows)
 
 
 def serving() -> str:
@@ -199,7 +202,7 @@ def fixed_batch() -> str:
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": results, "quality": quality},
     "docs/samplers.md": {"priors": priors},
-    "docs/search.md": {"search": search},
+    "docs/search.md": {"search": search, "score-latents": score_latents},
     "docs/serving.md": {"serving": serving},
     "docs/scaling.md": {"two-hosts": two_hosts, "scaling": scaling, "fixed-batch": fixed_batch},
     "docs/best-of-n.md": {"best-of": recipe_tables.best_of},
