@@ -72,7 +72,8 @@ def draw_trials(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Pa
     axes.set_xlabel("beta")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("latent dimensions")
-    axes.set_title(f"{len(table)} trials; small points were stopped early; ringed: the choice", fontsize=10)
+    small = "; small points were stopped early" if len(done) < len(scored) else ""
+    axes.set_title(f"{len(table)} trials{small}; ringed: the choice", fontsize=10)
     figure.colorbar(points, label=metric)
     save(figure, path)
 
@@ -89,7 +90,8 @@ def draw_fronts(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Pa
     for axes, (x, y, front, x_label, y_label) in zip(both, panels, strict=True):
         scored = table[table[x].notna() & table[y].notna()]
         early = scored["state"] != "completed"
-        axes.scatter(scored.loc[early, x], scored.loc[early, y], s=20, color="#bbbbbb", label="stopped early")
+        if early.any():
+            axes.scatter(scored.loc[early, x], scored.loc[early, y], s=20, color="#bbbbbb", label="stopped early")
         axes.scatter(scored.loc[~early, x], scored.loc[~early, y], s=50, color="#2c7fb8", label="whole budget")
         joined = scored[scored[front]].sort_values(x)
         axes.plot(joined[x], joined[y], color="#2c7fb8", label="front")
