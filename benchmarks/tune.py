@@ -7,7 +7,6 @@ a share of the grid's. ``noise``: the spread of the grid's best point over the s
 again: the points that row sprites names, the grid's and the search's of every seed, each trained with other seeds, from which neither was
 chosen: what of the grid's lead is left without the luck of the best of 25.
 latents: the FCD of one model, trained to the end, by how many training latents its prior was fitted to: what a trial's score leaves out.
-rungs: how well the score at each quarter of a trial tells the order at its end (Spearman), over all of that space.
 start: what a trial costs beyond its training: stage tune with few and with many trials of one step, and how many train at once.
 """
 
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from mlflow import MlflowClient
 
 from benchmarks.project import Project
 from benchmarks.rows import REAL, Row, measure, result
@@ -47,7 +45,6 @@ DATA: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 FEW, MANY, ONE_STEP, OTHER_SEEDS = 2, 14, 128, 100
 USUAL = {"train.use_tuned": False, "train.beta": 0.42, "train.latent_dim": 9}  # near what the search of params.yaml takes
-PARENT = "mlflow.parentRunId"
 PREPARE = ("download", "preprocess", "augment", "extractor")
 
 
@@ -130,7 +127,7 @@ def _trained(project: Project, seed: int) -> float:
     return _searched(project)[0]["score"]
 
 
-def latents(work: Path, _seeds: float) -> dict[str, Any]:
+def latents(work: Path, seeds: float) -> dict[str, Any]:
     """FCD to validation images of samples of the trained model, under a prior fitted to so many latents; and the seconds of a fit."""
     project = _prepared("sprites", work)
     project.set(USUAL)
@@ -149,23 +146,6 @@ def latents(work: Path, _seeds: float) -> dict[str, Any]:
         fcd = frechet_distance(real, moments(extractor.features(made_NHWC)))
         found[str(count)] = {"fcd": round(fcd, 4), "seconds": round(seconds, 2)}
     return found
-
-
-def rungs(work: Path, _seeds: float, trials: int = 24) -> dict[str, Any]:
-    """Rank correlation of the score of ``trials`` at each of four reports with that at the end."""
-    project = _prepared("sprites", work)
-    project.set({"tune.trials": trials, "tune.rungs": 3, "tune.reduction_factor": 2, "tune.scheduler": "none"})
-    project.stage("tune")
-    client = MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
-    runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
-    curves = [client.get_metric_history(run.info.run_id, "val_fcd") for run in runs if PARENT in run.data.tags]
-    scores = pd.DataFrame({int(point.step): point.value for point in curve} for curve in curves)
-    told = scores.corr("spearman")[scores.columns.max()]
-    return {
-        "trials": len(scores),
-        "score": "fcd",
-        "rank_correlation": {str(step): round(told[step], 3) for step in sorted(scores)},
-    }
 
 
 def start(work: Path, seeds: float) -> dict[str, Any]:
@@ -203,5 +183,5 @@ if __name__ == "__main__":
         for name in DATA
         for suffix, score in (("", "fcd"), ("-bound", "elbo_nats"))
     }
-    own_rows |= {"again": again, "latents": latents, "rungs": rungs, "start": start}
+    own_rows |= {"again": again, "latents": latents, "start": start}
     measure("tune", own_rows, __doc__, seeds=5)
