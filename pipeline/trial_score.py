@@ -30,8 +30,8 @@ from vae.models.base import VAE
 from vae.samplers import fit_prior
 from vae.samplers.normal import Normal
 
-# Training images whose latents a trial's prior is fitted to. Of 2,000 it says of a good model less than of a bad one: sprites after
-# 320,000 images had an FCD of 2.7 by those, 0.4 by 6,000 and 0.24 by all 16,000, which the trained model's own prior sees.
+# Training images whose latents a trial's prior is fitted to. Of 2,000 it says of a good model less than of a bad one: samples of one and
+# the same trained model had an FCD of 2.1 by those, 0.6 by 8,000 and 0.2 by all, as train fits its own (docs/search.md).
 LATENTS = 8_000
 
 OF_SAMPLES: dict[str, Callable[[Tensor, Tensor, int], float]] = {
