@@ -64,6 +64,15 @@ def _stage(name: str, project: Project) -> dict[str, float]:
     }
 
 
+def _both(project: Project) -> dict[str, dict[str, float]]:
+    """Both stages, each on a disk that has nothing of earlier ones left to write, as on the day on which images are added."""
+    found = {}
+    for name in ("download", "preprocess"):
+        os.sync()
+        found[name] = _stage(name, project)
+    return found
+
+
 def scale(work: Path, counts: tuple[int, ...] = (10_000, 100_000, 1_000_000)) -> dict[str, Any]:
     """Both stages on archives of tiny images of 16x16 pixels."""
     found = {}
@@ -75,18 +84,9 @@ def scale(work: Path, counts: tuple[int, ...] = (10_000, 100_000, 1_000_000)) ->
                 archive.writestr(name, data)
         values = {"download.source": "path", "download.path": "input.zip", "base.image_size": 16, "preprocess.duplicates": "near"}
         project = project_of(root, values)
-        found[str(count)] = {name: _stage(name, project) for name in ("download", "preprocess")}
+        found[str(count)] = _both(project)
         print(count, found[str(count)], flush=True)
         shutil.rmtree(root)
-    return found
-
-
-def _both(project: Project) -> dict[str, dict[str, float]]:
-    """Both stages, each on a disk that has nothing of earlier ones left to write, as on the day on which images are added."""
-    found = {}
-    for name in ("download", "preprocess"):
-        os.sync()
-        found[name] = _stage(name, project)
     return found
 
 
@@ -117,12 +117,12 @@ def grow_pictures(work: Path, count: int = 100_000, added: int = 100) -> dict[st
         return _grown(work, ((f"{i % 10}/{i:07d}.jpg", data) for i, data in enumerate(made)), count, added)
 
 
-def _exposures(photograph: bytes) -> Iterator[bytes]:
+def _exposures(jpeg: bytes) -> Iterator[bytes]:
     """The JPEG 200 times, no two of the same pixels: other mean steps of light and of colour, which no new encoding is needed for."""
-    light, colour = (photograph.index(b"\xff\xdb\x00\x43" + bytes([table])) + 5 for table in (0, 1))
+    light, colour = (jpeg.index(b"\xff\xdb\x00\x43" + bytes([table])) + 5 for table in (0, 1))
     for step_of_light in range(4, 14):
         for step_of_colour in range(4, 24):
-            changed = bytearray(photograph)
+            changed = bytearray(jpeg)
             changed[light], changed[colour] = step_of_light, step_of_colour
             yield bytes(changed)
 
