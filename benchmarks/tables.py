@@ -93,10 +93,11 @@ def priors() -> str:
 def search() -> str:
     """A line for each data set on which the search was compared with the full grid."""
     rows = []
-    again = read("tune").get("again")
+    others = {"sprites": read("tune").get("again"), "mnist": read("tune").get("again-mnist")}  # seeds
     for name, found in read("tune").items():
         if "behind" in found:
-            retrained = f"{100 * again['behind_median_again']:+.1f} %" if again and name == "sprites" else ""
+            again = others.get(name)
+            retrained = f"{100 * again['behind_median_again']:+.1f} %" if again else ""
             spread = f"{100 * min(found['behind']):+.1f} to {100 * max(found['behind']):+.1f} %"
             rows.append((
                 SEARCHED[name.partition("-")[0]], found["score"], f"{found['searcher']}, {found['scheduler']}", str(len(found["behind"])),
