@@ -34,15 +34,9 @@ from vae.files import read_manifest, replaced_directory, write_manifest
 
 PARAMS = ("base.image_size", "base.mode", "preprocess")
 GATHERED_IMAGES = 4096  # at a time
-SYSTEM_NAMES = ("thumbs.db", "desktop.ini")
-SYSTEM_FOLDERS = ("__MACOSX",)
+# Files that operating systems leave behind: neither images nor worth a reason.
+SYSTEM_FILE = r"(^|/)(\.[^/]*|(?i:thumbs\.db|desktop\.ini))$|(^|/)__MACOSX(/|$)"
 log = logging.getLogger("pipeline.preprocess")
-
-
-def _system_file(path: str) -> bool:
-    """Files that operating systems leave behind: neither images nor worth a reason."""
-    parts = path.split("/")
-    return parts[-1].startswith(".") or parts[-1].lower() in SYSTEM_NAMES or any(p in SYSTEM_FOLDERS for p in parts)
 
 
 def rules(values: SimpleNamespace) -> tuple[Rules, Filters]:
@@ -166,7 +160,7 @@ def preprocess(values: SimpleNamespace, paths: Paths) -> None:
     raw, fates = read_files(paths.raw), Fates()
     for path, reason, detail in read_failures(paths.raw):
         fates.reject(path, reason, detail)
-    system = np.array([_system_file(path) for path in raw["path"].to_pylist()], bool)
+    system = pc.match_substring_regex(raw["path"], SYSTEM_FILE).to_numpy()
     for path in raw["path"].filter(pa.array(system)).to_pylist():
         fates.skip(path, "system_file")
     paths.work.mkdir(parents=True, exist_ok=True)
