@@ -44,7 +44,8 @@ class Progress:
         elif time.monotonic() >= self._next:
             self._next = time.monotonic() + LINE_SECONDS
             share = 100 * count // max(1, self._total)
-            logging.getLogger("pipeline").info("%s %d/%d %s (%d %%) %s", self._label, count, self._total, self._unit, share, text)
+            told = f"{self._label} {count}/{self._total} {self._unit} ({share} %) {text}"
+            logging.getLogger("pipeline").info("%s", told.rstrip())
 
     def close(self) -> None:
         """Take the bar away."""

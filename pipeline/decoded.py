@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipeline import previous
 from pipeline.cluster import connected, load_profile
-from pipeline.console import progress
+from pipeline.console import Progress
 from pipeline.fates import Fates
 from pipeline.ingest import Block, Task, block_files, decode_here, decode_on_ray
 from pipeline.kept import read_raw_manifest
@@ -60,8 +60,12 @@ def _decode_new(
     read_raw_manifest(paths, hashes={ARCHIVE_NAME.format(archive) for archive in np.unique(raw["archive"].to_numpy()[numbers])})
     parts: list[pa.Table] = []
     names, hashes = raw["path"], raw["sha256"]
-    with contextlib.closing(_blocks(raw, numbers, *how, paths)) as blocks:
-        for block in progress(blocks, -(-len(numbers) // block_files(how[0])), "blocks", "decoding"):
+    blocks, shown = _blocks(raw, numbers, *how, paths), Progress(len(numbers), "files", "decoding")
+    done = 0
+    with contextlib.closing(blocks), contextlib.closing(shown):
+        for block in blocks:
+            done += len(block.numbers) + len(block.rejected)
+            shown.to(done)
             pending.add_all(block.pixels)
             columns = {
                 "number": block.numbers,

@@ -69,7 +69,7 @@ def test_progress_without_terminal_logs_count_and_share(monkeypatch, caplog):
     shown.close()
     assert [record.getMessage() for record in caplog.records] == [
         "training 2/8 images (25 %) loss 3.5",
-        "training 8/8 images (100 %) ",
+        "training 8/8 images (100 %)",
     ]
 
 

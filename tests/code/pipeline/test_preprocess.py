@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 from collections import Counter
 
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline import ingest
+from pipeline import console, ingest
 from pipeline.errors import BadDataError
 from pipeline.paths import INDEX, METRICS, REJECTED, SKIPPED
 from pipeline.preprocess import PARAMS, preprocess
@@ -253,6 +254,20 @@ def test_preprocess_archives_that_nothing_is_read_from_are_not_hashed_again(proj
     shutil.rmtree(project.paths.work / FOLDER)
     with pytest.raises(DamagedError, match="differs from the sha256"):
         preprocess(values, project.paths)
+
+
+def test_preprocess_progress_counts_every_file_once(project, mixed, monkeypatch, caplog):
+    """Accepted and rejected alike, and to the end, however the files lie in blocks."""
+    project.raw(mixed)
+    monkeypatch.setattr(console, "LINE_SECONDS", 0)
+    monkeypatch.setattr(ingest, "BLOCK_FILES", 40)
+    with caplog.at_level("INFO", "pipeline"):
+        preprocess(project.values(PARAMS, **SMALL), project.paths)
+    told = [re.fullmatch(r"decoding (\d+)/(\d+) files \((\d+) %\)", line) for line in caplog.messages if "decoding" in line]
+    counts = [tuple(map(int, line.groups())) for line in told if line]
+    total = len(mixed) - len(LEFT_BEHIND)
+    assert len(counts) == len(told) == -(-total // 40)
+    assert counts == [(done, total, 100 * done // total) for done in [*range(40, total, 40), total]]
 
 
 def test_preprocess_many_copies_of_one_picture_are_no_data(project, picture):
