@@ -25,6 +25,7 @@ METRICS = {
     "fcd": 1.97, "fcd_real_floor": 0.03, "fcd_blurred": 1.78, "fcd_noised": 0.01, "fcd_reconstructions": 0.05, "nll_nats": 208.8,
     "bits_per_dim": 0.29, "coverage": 0.88, "coverage_real": 0.97, "psnr_db": 34.2, "active_units": 9, "latent_dim": 9, "kid": None,
 }  # fmt: skip
+LONG = "mutual_information_ceiling_nats"  # the longest name of a score
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -33,7 +34,7 @@ def reports(project):
     """A workspace with the files of all stages; a hostile name among them."""
     paths = project.paths
     for name, places in {
-        "preprocess": ("images", "classes", "histograms", "rejected"), "augment": ("augment",),
+        "preprocess": ("images", "classes", "histograms", "rejected", "duplicates"), "augment": ("augment",),
         "tune": ("trials", "fronts", "parallel", "importance"),
         "train": ("curves",),
         "evaluate": ("samples", "classes", "reconstructions", "worst", "typical", "neighbours", "latents", "factors", "labels"),
@@ -44,8 +45,8 @@ def reports(project):
     for name in ("interpolations", "traversals"):
         save_png(grid(tiles, columns=9), paths.evaluate_report / f"{name}.png")
     files = {
-        paths.evaluate_report / "metrics.json": METRICS,
-        paths.evaluate_report / "intervals.json": {"fcd": [1.8, 2.1], "nll_nats": [205.0, 212.0]},
+        paths.evaluate_report / "metrics.json": METRICS | {LONG: 7.601},
+        paths.evaluate_report / "intervals.json": {"fcd": [1.8, 2.1], "nll_nats": [205.0, 212.0], LONG: [7.5012, 7.6734]},
         paths.evaluate_report / "doctor.json": [{"name": "prior hole", "evidence": "samples at 1.97", "remedy": "fit.prior"}],
         paths.evaluate_report / "protocol.json": {"split": "test", "seed": 0},
         paths.register_report / "decision.json": {
@@ -139,6 +140,7 @@ addEventListener("load", () => {
   slider.value = 0; slider.dispatchEvent(new Event("input"));
   document.body.dataset.found = JSON.stringify({
     pictures: document.images.length, missing: [...document.images].filter(image => !image.naturalWidth).length,
+    cut: [...document.querySelectorAll("table")].filter(table => table.offsetWidth > table.parentElement.clientWidth).length,
     before, after: tile.style.backgroundPosition, wide: document.documentElement.scrollWidth, window: innerWidth});
 });
 </script></head>
@@ -166,6 +168,7 @@ def test_page_in_a_browser_has_no_error_and_no_missing_picture_and_fits(reports,
     assert "error" not in told, told
     found = json.loads(told["found"])
     assert found["missing"] == 0 and found["pictures"] >= 10
+    assert found["cut"] == 0, "tables reach beyond their cards"
     step = (8 + GAP_PIXELS) * ZOOM
     assert found["before"] == f"{-4 * step - GAP_PIXELS * ZOOM}px {-GAP_PIXELS * ZOOM}px"
     assert found["after"] == f"{-GAP_PIXELS * ZOOM}px {-GAP_PIXELS * ZOOM}px"
