@@ -93,10 +93,10 @@ def priors() -> str:
 def search() -> str:
     """A line for each data set on which the search was compared with the full grid."""
     rows = []
-    others = {"sprites": read("tune").get("again"), "mnist": read("tune").get("again-mnist")}  # seeds
+    trained_again = {"sprites": read("tune").get("again"), "mnist": read("tune").get("again-mnist")}
     for name, found in read("tune").items():
         if "behind" in found:
-            again = others.get(name)
+            again = trained_again.get(name)
             retrained = f"{100 * again['behind_median_again']:+.1f} %" if again else ""
             spread = f"{100 * min(found['behind']):+.1f} to {100 * max(found['behind']):+.1f} %"
             rows.append((
