@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import recipe_tables, speed_tables
+from benchmarks import recipe_tables, search_tables, speed_tables
 from benchmarks.markdown import lines, measured_on, read
 from benchmarks.rows import RESULTS, ROOT
 from vae.files import write_text
@@ -25,7 +25,6 @@ LATENTS = {
     "clusters": "clusters: 24 normals",
 }
 SETS = {"mnist": "MNIST", "cifar10": "CIFAR-10, JPEG copy"}
-SEARCHED = {"sprites": "sprites", "mnist": "MNIST"}
 WHO = ("ours", "pythae normal", "pythae mixture", "real test images")
 
 
@@ -88,37 +87,6 @@ def priors() -> str:
             numbers = [f"{by_count[n][what]:g}" for what in ("seconds", "nats_lost") for n in ("20000", "8000")]
             rows.append((title if not i else "", name, *numbers))
     return lines(("latents", "prior", "seconds, N = 20,000", "N = 8,000", "nats lost, N = 20,000", "N = 8,000"), rows)
-
-
-def search() -> str:
-    """A line for each data set on which the search was compared with the full grid."""
-    rows = []
-    trained_again = {"sprites": read("tune").get("again"), "mnist": read("tune").get("again-mnist")}
-    for name, found in read("tune").items():
-        if "behind" in found:
-            again = trained_again.get(name)
-            retrained = f"{100 * again['behind_median_again']:+.1f} %" if again else ""
-            spread = f"{100 * min(found['behind']):+.1f} to {100 * max(found['behind']):+.1f} %"
-            rows.append((
-                SEARCHED[name.partition("-")[0]], found["score"], f"{found['searcher']}, {found['scheduler']}", str(len(found["behind"])),
-                f"{100 * found['cost_median']:.0f} %",
-                f"{100 * found['behind_median']:+.1f} %", spread, f"{100 * found['noise']:.1f} %", retrained,
-            ))  # fmt: skip
-    head = (
-        "data", "score", "searcher, scheduler", "seeds", "images, of the grid's", "behind the grid's best, median", "range",
-        "the grid's best point, spread over seeds", "both trained again",
-    )  # fmt: skip
-    return lines(head, rows)
-
-
-def score_latents() -> str:
-    """FCD by the number of latents that a prior is fitted to, as trials have it and as the trained model has it."""
-    found = read("tune").get("latents", {})
-    rows = [
-        (f"{int(count):,}", f"{found[count]['fcd']:.2f}", f"{found[count]['seconds']:.1f}")
-        for count in sorted((key for key in found if key.isdigit()), key=int)
-    ]
-    return lines(("latents", "FCD", "processor seconds of the fit"), rows)
 
 
 def serving() -> str:
@@ -203,7 +171,11 @@ def fixed_batch() -> str:
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": results, "quality": quality},
     "docs/samplers.md": {"priors": priors},
-    "docs/search.md": {"search": search, "score-latents": score_latents},
+    "docs/search.md": {
+        "search": search_tables.search,
+        "score-latents": search_tables.score_latents,
+        "trial-costs": search_tables.trial_costs,
+    },
     "docs/serving.md": {"serving": serving},
     "docs/scaling.md": {"two-hosts": two_hosts, "scaling": scaling, "fixed-batch": fixed_batch},
     "docs/best-of-n.md": {"best-of": recipe_tables.best_of},

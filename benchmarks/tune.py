@@ -4,8 +4,8 @@ sprites, mnist: the search of params.yaml (its searcher, scheduler, trials and i
 full grid of 5 x 5 points, every one trained to the end; both by stage tune itself on the same prepared data, once for each seed.
 ``behind``: by how much the search's best score is worse than the grid's, as a share of it (negative: better); ``cost``: its images as
 a share of the grid's. ``noise``: the spread of the grid's best point over the seeds, without which the former means little.
-again, again-mnist: the points that rows sprites and mnist name, the grid's and the search's of every seed, each trained with other seeds,
-from which neither was chosen: what of the grid's lead is left without the luck of the best of 25.
+again-sprites, again-mnist: the points that rows sprites and mnist name, the grid's and the search's of every seed, each trained with other
+seeds, from which neither was chosen: what of the grid's lead is left without the luck of the best of 25.
 latents: the FCD of one model, trained to the end, by how many training latents its prior was fitted to: what a trial's score leaves out.
 start: what a trial costs beyond its training: stage tune with few and with many trials of one step, and how many train at once.
 """
@@ -183,5 +183,5 @@ if __name__ == "__main__":
         for name in DATA
         for suffix, score in (("", "fcd"), ("-bound", "elbo_nats"))
     }
-    own_rows |= {"again": partial(_again, "sprites"), "again-mnist": partial(_again, "mnist"), "latents": latents, "start": start}
+    own_rows |= {f"again-{name}": partial(_again, name) for name in DATA} | {"latents": latents, "start": start}
     measure("tune", own_rows, __doc__, seeds=5)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 
 
@@ -24,11 +23,6 @@ def number(value: Any) -> str:
 def interval(bounds: list[float] | None) -> str:
     """``low to high``, or nothing."""
     return f"{number(bounds[0])} to {number(bounds[1])}" if bounds else ""
-
-
-def breakable(name: Any) -> Markup:
-    """A name that a narrow column may break behind an underscore."""
-    return Markup("_<wbr>").join(str(name).split("_"))
 
 
 def _address(png: bytes) -> str:
@@ -50,5 +44,4 @@ def drawn(picture: Image.Image) -> str:
 def render(template: str, found: dict[str, Any]) -> str:
     """A page as text; every value is escaped, and a missing one is an error."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    environment.filters["breakable"] = breakable
     return environment.get_template(template).render(found)

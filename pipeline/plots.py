@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
 
-from vae.pictures import save_png, shown
+from vae.pictures import shown
 
 INK, ACCENT = "#333333", "#c0392b"
-WORDS_PIXELS = 660, 220
 MOST_LATENTS = 24  # columns that one can read
 TOLD = 0.1  # of a factor's entropy: what is less may be chance
 
@@ -36,10 +34,10 @@ def save(figure: Any, path: Path, **how: Any) -> None:
 
 def words(text: str, path: Path) -> None:
     """A picture that says why there is none."""
-    picture = Image.new("RGB", WORDS_PIXELS, "white")  # by Pillow: a stage that has only this to draw need not import matplotlib
-    middle = (picture.width // 2, picture.height // 2)
-    ImageDraw.Draw(picture).text(middle, text, fill=INK, font=ImageFont.load_default(WORDS_PIXELS[1] / 12), anchor="mm")
-    save_png(picture, path)
+    figure, axes = subplots(6, 2)
+    axes.axis("off")
+    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=12, color=INK)
+    save(figure, path)
 
 
 def draw_shares(shares: pd.DataFrame | None, path: Path, most: int = 40) -> None:

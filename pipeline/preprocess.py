@@ -160,8 +160,8 @@ def preprocess(values: SimpleNamespace, paths: Paths) -> None:
     raw, fates = read_files(paths.raw), Fates()
     for path, reason, detail in read_failures(paths.raw):
         fates.reject(path, reason, detail)
-    system = pc.match_substring_regex(raw["path"], SYSTEM_FILE).to_numpy()
-    for path in raw["path"].filter(pa.array(system)).to_pylist():
+    system = pc.match_substring_regex(raw["path"], SYSTEM_FILE)
+    for path in raw["path"].filter(system).to_pylist():
         fates.skip(path, "system_file")
     paths.work.mkdir(parents=True, exist_ok=True)
     with (
@@ -169,7 +169,7 @@ def preprocess(values: SimpleNamespace, paths: Paths) -> None:
         replaced_directory(paths.processed) as directory,
         replaced_directory(paths.preprocess_report) as report,
     ):
-        found, images = decoded(raw, np.flatnonzero(~system), how, Path(temporary), fates, paths)
+        found, images = decoded(raw, np.flatnonzero(~system.to_numpy()), how, Path(temporary), fates, paths)
         if images is None:
             _check(found, fates, section.split_by)
         assert images is not None

@@ -1,4 +1,4 @@
-"""What each stage imports, read from the code; as a command it writes that into dvc.yaml (`make deps`), for DVC sees no imports."""
+"""What each stage imports, and the templates of its pages, read from the code; as a command it writes that into dvc.yaml (`make deps`), for DVC sees no imports."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ def _module_files(name: str) -> list[Path]:
 
 
 def _imports(path: Path) -> set[Path]:
+    templates = {path.with_name(name) for name in re.findall(r"[\"'](\S+\.jinja)[\"']", path.read_text())}
+    if path.suffix == ".jinja":
+        return templates
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -31,11 +34,11 @@ def _imports(path: Path) -> set[Path]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     ours = [name for name in names if name.split(".")[0] in ("vae", "pipeline")]
-    return {file for name in ours for file in _module_files(name)}
+    return templates | {file for name in ours for file in _module_files(name)}
 
 
 def closure(*starts: Path) -> set[Path]:
-    """Every file of vae and pipeline that these files import, themselves with them."""
+    """Every file of vae and pipeline that these files import or fill, themselves with them."""
     seen, waiting = set(), {*starts, *_module_files("pipeline")}
     while waiting:
         path = waiting.pop()
@@ -52,7 +55,7 @@ def imported(stage: str) -> list[str]:
 def main() -> None:
     text = GRAPH_FILE.read_text()
     for stage in yaml.safe_load(text)["stages"]:
-        code = re.compile(rf"(\n  {stage}:\n(?:    .*\n)*?    deps:\n)(?:      - \S+\.py\n)+")
+        code = re.compile(rf"(\n  {stage}:\n(?:    .*\n)*?    deps:\n)(?:      - \S+\.(?:py|jinja)\n)+")
         lines = "".join(f"      - {name}\n" for name in imported(stage))
         text, changed = code.subn(lambda found, lines=lines: found[1] + lines, text)
         assert changed == 1, f"{stage}: its deps in dvc.yaml do not begin with its code"
