@@ -1,4 +1,5 @@
-"""What each stage imports, and the templates of its pages, read from the code; as a command it writes that into dvc.yaml (`make deps`), for DVC sees no imports."""
+"""What each stage imports and the templates that it fills, read from the code; as a command it writes that into dvc.yaml (`make deps`), for
+DVC sees neither."""
 
 from __future__ import annotations
 
