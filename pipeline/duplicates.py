@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 SIDE, FREQUENCIES = 32, 8  # pixels that are transformed; frequencies kept in each direction
 BANDS, BAND_BITS, WINDOW, RADIUS_BITS = 4, 16, 64, 5
@@ -120,6 +117,8 @@ def _differences(a_PHW: np.ndarray, b_PHW: np.ndarray) -> tuple[np.ndarray, np.n
     other = np.abs(small_a.mean((1, 2)) - small_b.mean((1, 2))) > MAX_BRIGHTNESS_LEVELS
     other |= np.maximum(spread_a, spread_b) > MAX_CONTRAST_RATIO * np.minimum(spread_a, spread_b)
     coarse[other] = np.inf
+    from scipy.ndimage import gaussian_filter  # not above: 0.1 s, which a set without such pairs does without
+
     full = np.full(len(a_PHW), np.inf, np.float32)
     hopeful = np.flatnonzero(coarse <= HOPELESS)
     a_PHW, b_PHW = a_PHW[hopeful], b_PHW[hopeful]
@@ -152,6 +151,11 @@ def near_pairs(hashes_N: np.ndarray, gather: Gather) -> np.ndarray:
 
 def groups(count: int, pairs_P2: np.ndarray) -> np.ndarray:
     """int (N,): images that pairs connect, directly or through others, have the same number."""
+    if not len(pairs_P2):
+        return np.arange(count)
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     ones = np.ones(len(pairs_P2), np.int8)
     graph = coo_array((ones, (pairs_P2[:, 0], pairs_P2[:, 1])), shape=(count, count))
     return connected_components(graph, directed=False)[1]

@@ -1,4 +1,4 @@
-"""params.yaml as frozen, typed sections; the only reader of YAML. All errors of a file are reported at once, with their line.
+"""params.yaml as frozen, typed sections; all errors of a file are reported at once, with their line. With checked.py all that reads YAML.
 
 A stage names the keys that it reads (``PARAMS``) and gets these and no others, so that what dvc.yaml lists as the stage's
 ``params`` is all that can change its result.
@@ -62,8 +62,8 @@ def _refuse(problems: list[Problem], node: yaml.Node | None, source: str) -> Non
         raise BadConfigError("\n".join(f"{source}:{line}: {p.key}: {p.message}" for line, p in placed))
 
 
-def check(text: str, source: str, whole: bool = False) -> SimpleNamespace:
-    """All sections of a params file's text, or BadConfigError naming every problem; none across keys in a text known to be ``whole``."""
+def check(text: str, source: str) -> SimpleNamespace:
+    """All sections of a params file's text, or BadConfigError naming every problem."""
     node, document = _document(text, source)
     problems, values = _repeated(node), {}
     for name in document:
@@ -77,7 +77,7 @@ def check(text: str, source: str, whole: bool = False) -> SimpleNamespace:
             continue
         values[name], found = parse(section, document[name], name)
         problems += found
-    _refuse(problems or ([] if whole else _across(SimpleNamespace(**values))), node, source)
+    _refuse(problems or _across(SimpleNamespace(**values)), node, source)
     return SimpleNamespace(**values)
 
 
@@ -234,9 +234,9 @@ def overlay(path: Path, text: str) -> dict[str, Any]:
 def load(path: Path, keys: tuple[str, ...], work: Path | None = None) -> SimpleNamespace:
     """The sections (``train``) and keys (``base.seed``) of ``keys`` from a file that is valid as a whole, which ``work`` remembers."""
     text = read_text(path)
-    whole = checked.found_whole(text, work)
-    everything = check(text, path.name, whole)
-    if not whole:
+    everything = checked.known(text, work)
+    if everything is None:
+        everything = check(text, path.name)
         checked.remember(text, work)
     wanted = SimpleNamespace()
     for key in keys:

@@ -14,22 +14,25 @@ MOST_LATENTS = 24  # columns that one can read
 TOLD = 0.1  # of a factor's entropy: what is less may be chance
 
 
-def subplots(width: float, height: float, columns: int = 1, rows: int = 1, **how: Any) -> Any:
-    """A figure of so many inches, and its axes, as pyplot gives them; without a screen."""
+def load() -> Any:
+    """pyplot, without a screen: the first time takes a third of a second."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    return pyplot.subplots(rows, columns, figsize=(width, height), layout="constrained", **how)
+    return pyplot
+
+
+def subplots(width: float, height: float, columns: int = 1, rows: int = 1, **how: Any) -> Any:
+    """A figure of so many inches, and its axes, as pyplot gives them."""
+    return load().subplots(rows, columns, figsize=(width, height), layout="constrained", **how)
 
 
 def save(figure: Any, path: Path, **how: Any) -> None:
     """A PNG without a time stamp or version, so that equal numbers give equal bytes."""
-    from matplotlib import pyplot
-
     figure.savefig(path, dpi=110, metadata={"Software": None}, **how)
-    pyplot.close(figure)
+    load().close(figure)
 
 
 def words(text: str, path: Path) -> None:
@@ -126,11 +129,11 @@ def draw_curves(curves: pd.DataFrame, path: Path) -> None:
     save(figure, path)
 
 
-def draw_histograms(values: dict[str, tuple[Any, list[float]]], path: Path) -> None:
-    """A histogram of the accepted images for each measure, with the limits of its filter that lie in sight."""
+def draw_histograms(values: dict[str, tuple[Any, Any, list[float]]], path: Path) -> None:
+    """The histogram (counts and edges) of the accepted images for each measure, with the limits of its filter that lie in sight."""
     figure, all_axes = subplots(3 * len(values), 2.6, columns=len(values))
-    for axes, (name, (numbers, limits)) in zip(all_axes, values.items(), strict=True):
-        axes.hist(numbers, bins=40, color="#2c7fb8")
+    for axes, (name, (counts, edges, limits)) in zip(all_axes, values.items(), strict=True):
+        axes.stairs(counts, edges, fill=True, color="#2c7fb8")
         low, high = axes.get_xlim()
         for limit in limits:
             if low <= limit <= high:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 
 from pipeline import preprocess_report, previous, stage
 from pipeline.decoded import decoded
+from pipeline.drawing import drawn
 from pipeline.duplicates import groups, near_pairs
 from pipeline.errors import BadDataError
 from pipeline.fates import LABEL_MISSING, Fates
@@ -30,10 +32,11 @@ from pipeline.sections import image_shape
 from pipeline.split import SPLITS, assign, common_root, folder_hashes, official_and_label
 from vae.data import ImageShards, ShardWriter, save_following, save_labels
 from vae.decode import Rules
-from vae.files import read_manifest, replaced_directory, write_manifest
+from vae.files import HASHING_THREADS, read_manifest, replaced_directory, secured_sha256, write_manifest
 
 PARAMS = ("base.image_size", "base.mode", "preprocess")
 GATHERED_IMAGES = 4096  # at a time
+DRAWN_BESIDE_FILES = 20_000  # from so many on: with fewer, a process that draws would take longer to start than the rest
 # Files that operating systems leave behind: neither images nor worth a reason.
 SYSTEM_FILE = r"(^|/)(\.[^/]*|(?i:thumbs\.db|desktop\.ini))$|(^|/)__MACOSX(/|$)"
 log = logging.getLogger("pipeline.preprocess")
@@ -120,21 +123,29 @@ def _check(found: pa.Table, fates: Fates, split_by: str) -> None:
         )
 
 
-def _pack(found: pa.Table, images: ImageShards, directory: Path, shard_images: int) -> pa.Table:
-    """Write each split's shards in the order of the paths; returns the index with ``shard`` and ``row``."""
-    parts, splits = [], found["split"].to_numpy(zero_copy_only=False)
-    for split in SPLITS:
-        part = found.filter(pa.array(splits == split))
-        writer, places = ShardWriter(directory / split, images.image_shape, shard_images), part["place"].to_numpy()
-        names, rows = [], [np.zeros(0, np.int64)]
-        for start in range(0, len(places), GATHERED_IMAGES):
-            name, row = writer.add_all(images.gather(places[start : start + GATHERED_IMAGES]))
-            names += name
-            rows.append(row)
-        writer.close()
-        part = part.append_column("shard", pa.array(names, pa.string()))
-        parts.append(part.append_column("row", pa.array(np.concatenate(rows), pa.int64())))
-    return pa.concat_tables(parts).drop_columns(["number", "place"])
+def _pack(found: pa.Table, images: ImageShards, directory: Path, shard_images: int) -> tuple[pa.Table, dict[str, str]]:
+    """Write each split's shards in the order of the paths; returns the index with ``shard`` and ``row``, and the hash of each file.
+
+    A shard is hashed, and waits for the disk, while the next one is written.
+    """
+    parts, splits, hashes = [], found["split"].to_numpy(zero_copy_only=False), {}
+    with ThreadPoolExecutor(HASHING_THREADS) as threads:
+        for split in SPLITS:
+
+            def finished(shard: Path) -> None:
+                hashes[shard.relative_to(directory).as_posix()] = threads.submit(secured_sha256, shard)
+
+            part = found.filter(pa.array(splits == split))
+            writer, places = ShardWriter(directory / split, images.image_shape, shard_images, finished), part["place"].to_numpy()
+            names, rows = [], [np.zeros(0, np.int64)]
+            for start in range(0, len(places), GATHERED_IMAGES):
+                name, row = writer.add_all(images.gather(places[start : start + GATHERED_IMAGES]))
+                names += name
+                rows.append(row)
+            writer.close()
+            part = part.append_column("shard", pa.array(names, pa.string()))
+            parts.append(part.append_column("row", pa.array(np.concatenate(rows), pa.int64())))
+        return pa.concat_tables(parts).drop_columns(["number", "place"]), {name: hash.result() for name, hash in hashes.items()}
 
 
 def _write_labels(index: pa.Table, labels: list[str], directory: Path) -> None:
@@ -168,6 +179,7 @@ def preprocess(values: SimpleNamespace, paths: Paths) -> None:
         tempfile.TemporaryDirectory(dir=paths.work, prefix="decoded-") as temporary,
         replaced_directory(paths.processed) as directory,
         replaced_directory(paths.preprocess_report) as report,
+        drawn(beside=len(raw) >= DRAWN_BESIDE_FILES) as draw,
     ):
         found, images = decoded(raw, np.flatnonzero(~system.to_numpy()), how, Path(temporary), fates, paths)
         if images is None:
@@ -178,7 +190,8 @@ def preprocess(values: SimpleNamespace, paths: Paths) -> None:
         if len(found):
             found = _split(found, _grouped(found, images, base.mode, section.duplicates == "near"), section, fates)
         _check(found, fates, section.split_by)
-        index = _pack(found, images, directory, section.shard_images)
+        draw(preprocess_report.drawings(report, found, fates, section, base.mode))
+        index, known = _pack(found, images, directory, section.shard_images)
         del found
         pa.default_memory_pool().release_unused()
         pq.write_table(index, directory / INDEX)
@@ -190,9 +203,15 @@ def preprocess(values: SimpleNamespace, paths: Paths) -> None:
             _write_following(index, directory)
         counts = {split: index["split"].to_pylist().count(split) for split in SPLITS}
         write_manifest(
-            directory, image_shape=list(how[0].shape), mode=base.mode, labels=labels, counts=counts, rules=asdict(how[0])
+            directory,
+            known=known,
+            image_shape=list(how[0].shape),
+            mode=base.mode,
+            labels=labels,
+            counts=counts,
+            rules=asdict(how[0]),
         )
-        preprocess_report.write(report, directory, index, fates, section, base.mode)
+        preprocess_report.write(report, directory, index, fates, base.mode)
     previous.keep(paths, previous.decoding_key(*how))
     reasons = "; ".join(f"{n} {reason}" for reason, n in fates.reasons().items())
     log.info("%d accepted, %d rejected (%s), %d skipped", len(index), len(fates.rejected), reasons or "none", len(fates.skipped))

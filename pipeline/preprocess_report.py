@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.drawing import Drawing
 from pipeline.fates import Fates
 from pipeline.paths import METRICS
 from pipeline.plots import draw_classes, draw_histograms, draw_labelled
@@ -22,17 +24,21 @@ from vae.pictures import grid, save_png
 
 SHEET_IMAGES, SHEET_GROUPS, GROUP_IMAGES = 64, 24, 4
 BLOCK_IMAGES = 4096
+BINS = 40
+SUMMING_THREADS = 2  # each holds a block and its squares
 
 
 def _channels(images: ImageShards) -> dict[str, list[float]]:
     """Mean and standard deviation of each channel in levels, over all training images."""
-    total, squares = np.zeros((2, *images.image_shape), np.int64)
-    for start in range(0, len(images), BLOCK_IMAGES):
+
+    def sums(start: int) -> np.ndarray:
         block = images.slice(start, start + BLOCK_IMAGES)
         # Over the images first: a place's sums fit 32 bits, and numpy adds whole rows, which is nine times as fast as channels.
-        total += block.sum(0, dtype=np.uint32)
-        squares += np.square(block, dtype=np.uint16).sum(0, dtype=np.uint32)
-    total, squares = total.sum((0, 1)), squares.sum((0, 1))
+        return np.stack([block.sum(0, dtype=np.uint32), np.square(block, dtype=np.uint16).sum(0, dtype=np.uint32)])
+
+    with ThreadPoolExecutor(SUMMING_THREADS) as threads:
+        both = sum(threads.map(sums, range(0, len(images), BLOCK_IMAGES)), np.zeros((2, *images.image_shape), np.int64))
+    total, squares = both.sum((1, 2))
     count = len(images) * images.image_shape[0] * images.image_shape[1]
     mean = total / count
     spread = np.sqrt(np.maximum(squares / count - mean**2, 0))
@@ -93,26 +99,39 @@ def _duplicate_sheet(index: pa.Table, directory: Path) -> np.ndarray | None:
     return np.stack(tiles)
 
 
-def write(report: Path, directory: Path, index: pa.Table, fates: Fates, section: SimpleNamespace, mode: str) -> None:
-    """metrics.json, classes.csv and the pictures: accepted, rejected, duplicates, histograms of what the filters look at."""
-    write_text(report / METRICS, canonical_json(metrics(index, fates, directory)))
-    save_png(grid(ImageShards(directory / "train").spread(SHEET_IMAGES), columns=16, mode=mode), report / "images.png")
-    draw_labelled(fates.pictures, mode, report / "rejected.png", "no file was rejected")
-    sheet = _duplicate_sheet(index, directory)
-    if sheet is None:
-        draw_labelled([], mode, report / "duplicates.png", "no duplicates were found")
-    else:
-        save_png(grid(sheet, columns=4 * GROUP_IMAGES, mode=mode), report / "duplicates.png")
-    classes = index.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pandas()
+def _histograms(found: pa.Table, section: SimpleNamespace) -> dict[str, tuple[np.ndarray, np.ndarray, list[float]]]:
+    """Counts and edges of what each filter looks at, and its limits."""
+    width, height = (found[name].to_numpy() for name in ("width", "height"))
+    shorter, longer = np.minimum(width, height), np.maximum(width, height)
+    values = {
+        "shorter side (pixels)": (shorter, [section.min_side_pixels]),
+        "aspect ratio": (longer / shorter, [section.max_aspect_ratio]),
+        "brightness (levels)": (found["brightness"].to_numpy(), [section.min_brightness_levels, section.max_brightness_levels]),
+        "deviation (levels)": (found["deviation"].to_numpy(), [section.min_deviation_levels]),
+        "sharpness (levels)": (found["sharpness"].to_numpy(), [section.min_sharpness_levels]),
+    }
+    return {name: (*np.histogram(numbers, BINS), limits) for name, (numbers, limits) in values.items()}
+
+
+def drawings(report: Path, found: pa.Table, fates: Fates, section: SimpleNamespace, mode: str) -> list[Drawing]:
+    """The pictures that need no packed image; classes.csv is written at once."""
+    classes = found.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pandas()
     classes = classes.rename(columns={"count_all": "images"}).sort_values(["label", "split"])
     classes.to_csv(report / "classes.csv", index=False)
-    draw_classes(classes, report / "classes.png")
-    sides = index.select(["width", "height"]).to_pandas()
-    values = {
-        "shorter side (pixels)": (sides.min(axis=1), [section.min_side_pixels]),
-        "aspect ratio": (sides.max(axis=1) / sides.min(axis=1), [section.max_aspect_ratio]),
-        "brightness (levels)": (index["brightness"].to_numpy(), [section.min_brightness_levels, section.max_brightness_levels]),
-        "deviation (levels)": (index["deviation"].to_numpy(), [section.min_deviation_levels]),
-        "sharpness (levels)": (index["sharpness"].to_numpy(), [section.min_sharpness_levels]),
-    }
-    draw_histograms(values, report / "histograms.png")
+    drawn: list[Drawing] = [
+        (draw_labelled, (fates.pictures, mode, report / "rejected.png", "no file was rejected")),
+        (draw_classes, (classes, report / "classes.png")),
+        (draw_histograms, (_histograms(found, section), report / "histograms.png")),
+    ]
+    if pc.count_distinct(found["group"]).as_py() == len(found):
+        drawn.append((draw_labelled, ([], mode, report / "duplicates.png", "no duplicates were found")))
+    return drawn
+
+
+def write(report: Path, directory: Path, index: pa.Table, fates: Fates, mode: str) -> None:
+    """metrics.json and the pictures of packed images: accepted, duplicates."""
+    write_text(report / METRICS, canonical_json(metrics(index, fates, directory)))
+    save_png(grid(ImageShards(directory / "train").spread(SHEET_IMAGES), columns=16, mode=mode), report / "images.png")
+    sheet = _duplicate_sheet(index, directory)
+    if sheet is not None:
+        save_png(grid(sheet, columns=4 * GROUP_IMAGES, mode=mode), report / "duplicates.png")

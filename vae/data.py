@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -21,10 +22,17 @@ OPEN_FILES = 256  # at once, of a data set: a process may often have 1024
 
 
 class ShardWriter:
-    """Writes images in order into shards of ``shard_images`` under ``directory``; ``place`` says where the next one lands."""
+    """Writes images in order into shards of ``shard_images`` under ``directory``, and tells ``finished`` of each that is whole."""
 
-    def __init__(self, directory: Path, image_shape: tuple[int, int, int], shard_images: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        image_shape: tuple[int, int, int],
+        shard_images: int,
+        finished: Callable[[Path], object] = lambda path: None,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self._finished = finished
         self.directory, self.image_shape, self.shard_images = directory, image_shape, shard_images
         self.count = 0
         self._stream: IO[bytes] | None = None  # of the shard that is being filled
@@ -67,6 +75,7 @@ class ShardWriter:
             self._stream.seek(0)
             self._write_header()
             self._stream.close()
+            self._finished(Path(self._stream.name))
             self._stream, self._in_shard = None, 0
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,10 +35,20 @@ def sources_sha256(*folders: Path) -> str:
     return digest.hexdigest()
 
 
+def secured_sha256(path: Path) -> str:
+    """The hash of a file, whose bytes survive a power cut from now on."""
+    fsync_path(path)
+    return sha256_file(path)
+
+
 def sha256_files(paths: Sequence[Path]) -> Iterator[str]:
     """The hash of each file in order, several files at a time."""
+    yield from _several(sha256_file, paths)
+
+
+def _several(function: Callable[[Path], str], paths: Sequence[Path]) -> Iterator[str]:
     with ThreadPoolExecutor(min(HASHING_THREADS, os.cpu_count() or 1)) as threads:
-        yield from threads.map(sha256_file, paths)
+        yield from threads.map(function, paths)
 
 
 def canonical_json(value: Any) -> str:
@@ -117,15 +127,13 @@ def remove_directory(directory: Path) -> None:
 def write_manifest(directory: Path, *, known: Mapping[str, str] | None = None, **facts: Any) -> str:
     """Record size and sha256 of every file below ``directory`` (and ``facts``, and its own); returns the sha256 of the manifest.
 
-    Files named in ``known`` are links to what a manifest has recorded already: its sha256 of them stands, and they are not read.
+    Files named in ``known`` have that sha256 and survive a power cut already: they are not read.
     """
     recorded = known or {}
     named = {p.relative_to(directory).as_posix(): p for p in sorted(directory.rglob("*")) if p.is_file() and p.name != MANIFEST}
     new = {name: path for name, path in named.items() if name not in recorded}
-    sha256s = {**recorded, **dict(zip(new, sha256_files(list(new.values())), strict=True))}
+    sha256s = {**recorded, **dict(zip(new, _several(secured_sha256, list(new.values())), strict=True))}
     files = {name: {"sha256": sha256s[name], "size_bytes": path.stat().st_size} for name, path in named.items()}
-    for path in new.values():
-        fsync_path(path)
     content = {"facts": facts, "files": files}
     own = hashlib.sha256(canonical_json(content).encode()).hexdigest()
     write_text(directory / MANIFEST, canonical_json(content | {"sha256_of_the_rest": own}))

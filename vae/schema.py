@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -88,10 +89,15 @@ def _out_of_range(value: Any, metadata: Mapping[str, Any]) -> str | None:
     return None
 
 
+@functools.cache
+def _annotations(section: type) -> dict[str, Any]:
+    return typing.get_type_hints(section)
+
+
 def checked(section: type, name: str, value: Any) -> tuple[Any, str | None]:
     """``value`` as field ``name`` of ``section`` has it; the second item says why it is none, or None."""
     spec = next(f for f in dataclasses.fields(section) if f.name == name)
-    typed, reason = _typed(value, typing.get_type_hints(section)[name])
+    typed, reason = _typed(value, _annotations(section)[name])
     return typed, reason or (None if typed is None else _out_of_range(typed, spec.metadata))
 
 

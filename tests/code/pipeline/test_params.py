@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import params
+from pipeline import checked, params
 from pipeline.errors import BadConfigError, InputMissingError
 from vae.config import Recipe
 from vae.models import MODELS, ConvVAE
@@ -326,6 +326,14 @@ def test_load_file_with_error_in_an_undeclared_section_is_refused(tmp_path):
     (tmp_path / "params.yaml").write_text(changed({"tune.trials": "0"}))
     with pytest.raises(BadConfigError, match=r"tune\.trials"):
         params.load(tmp_path / "params.yaml", ("augment",))
+
+
+def test_load_gives_the_same_sections_the_second_time(tmp_path):
+    (tmp_path / "params.yaml").write_text(TEXT)
+    keys, work = tuple(params.SECTIONS), tmp_path / "work"
+    first, second = (params.load(tmp_path / "params.yaml", keys, work) for _ in range(2))
+    assert checked.known(TEXT, work) == first == second
+    assert checked.known(TEXT + " ", work) is None
 
 
 def test_load_does_not_look_twice_at_what_was_found_whole(tmp_path):
