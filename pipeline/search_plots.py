@@ -16,6 +16,7 @@ from pipeline.trial import Point
 
 LEAST_FOR_CONTOUR = 4
 SHADES = "viridis_r"
+SIDES = (1, 1), (1, -1), (-1, 1), (-1, -1)  # of a point: right and above, and so on
 
 
 def _contour(axes: Any, done: pd.DataFrame, low: float, high: float) -> None:
@@ -35,6 +36,29 @@ def _contour(axes: Any, done: pd.DataFrame, low: float, high: float) -> None:
     axes.tricontourf(mesh, done["score"].astype(float), np.linspace(low, high, 12), cmap=SHADES, alpha=0.35)
 
 
+def _write_scores(figure: Any, axes: Any, scored: pd.DataFrame) -> None:
+    """The score beside its point, on a side where no other one is written; the last of ``scored`` first, while there is room."""
+    figure.draw_without_rendering()  # from now on everything has its place
+    taken: list[Any] = []
+    for row in scored[::-1].itertuples():
+        for sideways, upwards in SIDES:
+            text = axes.annotate(
+                f"{row.score:.3g}",
+                (row.beta, row.latent_dim),
+                (6 * sideways, 6 * upwards),
+                textcoords="offset points",
+                ha="left" if sideways > 0 else "right",
+                va="bottom" if upwards > 0 else "top",
+                fontsize=8,
+                color=INK,
+            )
+            extent = text.get_window_extent()
+            if not any(extent.overlaps(other) for other in taken):
+                taken.append(extent)
+                break
+            text.remove()
+
+
 def draw_trials(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Path) -> None:
     """Every trial as a point of (beta, latent dimension), its colour the score, its size how far it was trained; contours between.
 
@@ -46,6 +70,8 @@ def draw_trials(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Pa
     axes.use_sticky_edges = False  # points on the rim are not cut
     axes.margins(0.08)
     scored = table[table["score"].notna()]
+    gaps = (scored["score"].astype(float) - best["score"]).abs()
+    scored = scored.loc[gaps.sort_values(ascending=False, kind="stable").index]  # the choice above all that lie near it
     done = scored[scored["state"] == COMPLETED]
     known = (done if len(done) else scored)["score"].astype(float)
     low, high = float(known.min()), float(known.max())
@@ -62,8 +88,6 @@ def draw_trials(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Pa
         vmin=low,
         vmax=high,
     )
-    for row in scored.itertuples():
-        axes.annotate(f"{row.score:.3g}", (row.beta, row.latent_dim), (6, 6), textcoords="offset points", fontsize=8, color=INK)
     axes.scatter([best["beta"]], [best["latent_dim"]], s=420, facecolor="none", edgecolor=ACCENT, linewidth=2)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
@@ -75,6 +99,7 @@ def draw_trials(table: pd.DataFrame, best: dict[str, Any], metric: str, path: Pa
     small = "; small points were stopped early" if len(done) < len(scored) else ""
     axes.set_title(f"{len(table)} trials{small}; ringed: the choice", fontsize=10)
     figure.colorbar(points, label=metric)
+    _write_scores(figure, axes, scored)
     save(figure, path)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -97,13 +99,30 @@ def test_trials_are_drawn_with_contours_where_they_span_an_area(tmp_path, monkey
             "state": ["completed"] * len(places) + ["stopped early"],
         }
     )  # fmt: skip
-    draw_trials(table, {"beta": places[0][0], "latent_dim": places[0][1]}, "val_fcd", tmp_path / "p.png")
+    draw_trials(table, {"beta": places[0][0], "latent_dim": places[0][1], "score": 0.0}, "val_fcd", tmp_path / "p.png")
     axes = figures[0].axes[0]
     # points, the ring, and the contours where there are any; colours are those of trials that had the whole budget
     assert len(axes.collections) == 2 + contours
     low, high = axes.collections[-2].get_clim()
     assert low == pytest.approx(0, abs=0.1) and high == pytest.approx(len(places) - 1, abs=0.1)
     assert axes.get_xlim()[0] < 0.1 and axes.get_ylim()[1] > 9
+
+
+def test_scores_of_near_trials_are_not_written_over_each_other(tmp_path, monkeypatch):
+    """Of eight at nearly one place four find room, the choice first; it lies above the others, and all far ones are told."""
+    figures = []
+    monkeypatch.setattr(search_plots, "save", lambda figure, path: figures.append(figure))
+    scores = [0.5, 0.9, 0.3, 0.6, 0.7, 0.8, 0.95, 0.4]
+    near = pd.DataFrame({"beta": [1 + n / 1000 for n in range(8)], "latent_dim": 16, "score": scores})
+    far = pd.DataFrame({"beta": [0.1, 10.0], "latent_dim": [4, 64], "score": [3.0, 5.0]})
+    table = pd.concat([near, far], ignore_index=True).assign(images=100, state="completed")
+    draw_trials(table, {"beta": 1.002, "latent_dim": 16, "score": 0.3}, "val_fcd", tmp_path / "p.png")
+    axes = figures[0].axes[0]
+    assert [text.get_text() for text in axes.texts] == ["0.3", "0.4", "0.5", "0.6", "3", "5"]
+    extents = [text.get_window_extent() for text in axes.texts]
+    assert not any(one.overlaps(other) for one, other in combinations(extents, 2))
+    points = next(drawn for drawn in axes.collections if len(drawn.get_offsets()) == len(table))
+    assert points.get_offsets()[-1].tolist() == [1.002, 16]
 
 
 def test_lineage_is_drawn_as_the_values_that_the_weights_saw_until_the_trials_end(tmp_path, monkeypatch):
