@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pipeline.compare import HIGHER, LOWER, WITHIN, better, check_data, check_protocols, markdown, summary, table
+from browser import CHROMIUM, Browser
+from pipeline.compare import HIGHER, LOWER, TEMPLATE, WITHIN, better, check_data, check_protocols, markdown, summary, table
 from pipeline.errors import BadDataError
+from pipeline.pages import drawn, render
 from vae.files import MANIFEST, sha256_file
+from vae.pictures import grid
 
 NAMES = ("version 1", "version 2")
 
@@ -74,6 +79,34 @@ def test_table_and_markdown_have_every_score_of_both():
     text = markdown({"title": "t", "word": summary(a, b, NAMES), "names": NAMES, "rows": rows})
     assert "FCD is 1.97 for version 1 and 0.5 for version 2: version 2 is better." in text
     assert "| fcd | 1.97 (1.8 to 2.1) | 0.5 (0.4 to 0.6) | version 2 |" in text.splitlines()
+
+
+# Tables that reach beyond their cards, and words of a head that are torn apart.
+WRONG = """[...document.querySelectorAll("table")].filter(each => each.offsetWidth > each.parentElement.clientWidth).length
+  + [...document.querySelectorAll("th")].filter(each => each.getClientRects()[0].height > 60).length"""
+
+
+@pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="no Chromium")
+@pytest.mark.parametrize("width", [390, 1440])
+def test_page_fits_a_phone_and_a_screen(tmp_path, width):
+    a = version({"fcd": 1.9723, "elbo_nats": -1213.9, "mutual_information_ceiling_nats": 0.2}, {"elbo_nats": [-1215.9, -1212.2]})
+    black = np.zeros((64, 64, 64, 1), np.uint8)
+    samples = [(name, drawn(grid(black, columns=8, mode="L"))) for name in NAMES]
+    told = {
+        "title": "sprites: version 1 and version 2",
+        "names": NAMES,
+        "word": summary(a, a, NAMES),
+        "rows": [row | {"better": WITHIN} for row in table(a, a, NAMES)],
+        "protocol": {"data_manifest_sha256": 64 * "a"},
+        "pictures": {"samples": samples, "reconstructions": drawn(grid(black[:48], columns=16, mode="L"))},
+    }
+    (tmp_path / "page.html").write_text(render(TEMPLATE, told))
+    with Browser(tmp_path / "browser") as page:
+        page.open((tmp_path / "page.html").as_uri(), width)
+        page.until("document.readyState == 'complete' && document.images.length == 3")
+        assert page.value("document.documentElement.scrollWidth") == width
+        assert page.value(WRONG) == 0
+        assert page.errors == []
 
 
 def test_every_score_with_a_better_is_told_in_the_documents():
