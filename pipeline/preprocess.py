@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,13 +128,14 @@ def _pack(found: pa.Table, images: ImageShards, directory: Path, shard_images: i
 
     A shard is hashed, and waits for the disk, while the next one is written.
     """
-    parts, splits, hashes = [], found["split"].to_numpy(zero_copy_only=False), {}
+    parts, splits = [], found["split"].to_numpy(zero_copy_only=False)
+    hashes: dict[str, Future[str]] = {}
     with ThreadPoolExecutor(HASHING_THREADS) as threads:
+
+        def finished(shard: Path) -> None:
+            hashes[shard.relative_to(directory).as_posix()] = threads.submit(secured_sha256, shard)
+
         for split in SPLITS:
-
-            def finished(shard: Path) -> None:
-                hashes[shard.relative_to(directory).as_posix()] = threads.submit(secured_sha256, shard)
-
             part = found.filter(pa.array(splits == split))
             writer, places = ShardWriter(directory / split, images.image_shape, shard_images, finished), part["place"].to_numpy()
             names, rows = [], [np.zeros(0, np.int64)]
@@ -145,7 +146,8 @@ def _pack(found: pa.Table, images: ImageShards, directory: Path, shard_images: i
             writer.close()
             part = part.append_column("shard", pa.array(names, pa.string()))
             parts.append(part.append_column("row", pa.array(np.concatenate(rows), pa.int64())))
-        return pa.concat_tables(parts).drop_columns(["number", "place"]), {name: hash.result() for name, hash in hashes.items()}
+        index = pa.concat_tables(parts).drop_columns(["number", "place"])
+        return index, {name: each.result() for name, each in hashes.items()}
 
 
 def _write_labels(index: pa.Table, labels: list[str], directory: Path) -> None:

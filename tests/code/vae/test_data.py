@@ -52,6 +52,20 @@ def test_shard_writer_same_images_give_the_same_bytes(tmp_path: Path, images: np
     ]
 
 
+def test_shard_writer_tells_of_each_shard_once_it_is_whole(tmp_path: Path, images: np.ndarray) -> None:
+    told: dict[str, bytes] = {}
+
+    def finished(shard: Path) -> None:
+        assert shard.name not in told
+        told[shard.name] = shard.read_bytes()
+
+    writer = ShardWriter(tmp_path, images.shape[1:], 10, finished)
+    writer.add_all(images)
+    assert [*told] == ["shard-00000.npy", "shard-00001.npy"]
+    writer.close()
+    assert told == {path.name: path.read_bytes() for path in tmp_path.iterdir()} and len(told) == 3
+
+
 def test_gather_across_shards_equals_indexing_the_concatenation(tmp_path: Path, images: np.ndarray) -> None:
     write(tmp_path / "a", images[:11], 4)
     write(tmp_path / "b", images[11:], 5)
