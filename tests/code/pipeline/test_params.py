@@ -331,9 +331,9 @@ def test_load_file_with_error_in_an_undeclared_section_is_refused(tmp_path):
 def test_load_gives_the_same_sections_the_second_time(tmp_path):
     (tmp_path / "params.yaml").write_text(TEXT)
     keys, work = tuple(params.SECTIONS), tmp_path / "work"
+    assert not checked.found_whole(TEXT, work)
     first, second = (params.load(tmp_path / "params.yaml", keys, work) for _ in range(2))
-    assert checked.known(TEXT, work) == first == second
-    assert checked.known(TEXT + " ", work) is None
+    assert first == second and checked.found_whole(TEXT, work) and not checked.found_whole(TEXT + " ", work)
 
 
 def test_load_does_not_look_twice_at_what_was_found_whole(tmp_path):
