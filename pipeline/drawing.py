@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -41,9 +42,10 @@ def _here(drawings: list[Drawing]) -> None:
 def drawn(beside: bool) -> Iterator[Draw]:
     """Yield ``draw``, to be called once: it draws all at once, or else ``beside``. When the block has ended well, all are drawn.
 
-    Raises what a function raised, at the end of the block where it is drawn beside.
+    Raises what a function raised, at the end of the block where it is drawn beside; that is on Linux alone, for elsewhere a process
+    would stay when the stage is killed.
     """
-    if not beside:
+    if not beside or sys.platform != "linux":
         yield _here
         return
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)) as process:
