@@ -52,7 +52,7 @@ def _write_scores(figure: Any, axes: Any, scored: pd.DataFrame) -> None:
                 fontsize=8,
                 color=INK,
             )
-            extent = text.get_window_extent()
+            extent = text.get_window_extent().padded(3)  # two numbers side by side are not to be read as one
             if not any(extent.overlaps(other) for other in taken):
                 taken.append(extent)
                 break
