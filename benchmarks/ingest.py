@@ -29,7 +29,7 @@ from benchmarks.growth import grow, grow_photographs, grow_pictures, photograph,
 from benchmarks.project import Project
 from benchmarks.rows import REAL, Row, measure
 from pipeline.cluster import connected, load_profile
-from pipeline.duplicates import groups, near_pairs, perceptual_hash
+from pipeline.duplicates import groups, look, perceptual_hash
 from pipeline.ingest import BLOCK_FILES, Task, decode_on_ray
 from pipeline.measures import Filters, luminance
 from pipeline.paths import Paths
@@ -138,14 +138,16 @@ def duplicates(_work: Path, planted: int = 600) -> dict[str, Any]:
             images = np.stack([np.asarray(Image.open(io.BytesIO(archive.read(n))).convert(mode)) for n in names])
         images = images.reshape(*images.shape[:3], -1)
         light = luminance(images, mode)
-        number = groups(len(light), near_pairs(perceptual_hash(light), lambda rows, light=light: light[rows]))
+        number = groups(len(light), look(perceptual_hash(light), lambda rows, light=light: light[rows]).near_pairs())
         real = int((np.bincount(number) > 1).sum())
         chosen = np.random.default_rng(0).choice(len(images), planted, replace=False)
         recall = {}
         for change in changes:
             copies = np.stack([_changed(images[i], change) for i in chosen])
             both = np.concatenate([light, luminance(copies, mode)])
-            pairs = {tuple(pair) for pair in near_pairs(perceptual_hash(both), lambda rows, both=both: both[rows]).tolist()}
+            pairs = {
+                tuple(pair) for pair in look(perceptual_hash(both), lambda rows, both=both: both[rows]).near_pairs().tolist()
+            }
             recall[change] = round(sum((i, len(images) + j) in pairs for j, i in enumerate(chosen.tolist())) / planted, 4)
         found[name] = {
             "images": len(images),

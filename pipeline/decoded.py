@@ -14,6 +14,7 @@ import pyarrow as pa
 from pipeline import previous
 from pipeline.cluster import connected, load_profile
 from pipeline.console import Progress
+from pipeline.duplicates import Verdicts
 from pipeline.fates import Fates
 from pipeline.ingest import Block, Task, block_files, decode_here, decode_on_ray
 from pipeline.kept import read_raw_manifest
@@ -93,8 +94,11 @@ def _no_facts() -> pa.Table:
 
 def decoded(
     raw: pa.Table, wanted: np.ndarray, how: tuple[Rules, Filters], temporary: Path, fates: Fates, paths: Paths
-) -> tuple[pa.Table, ImageShards | None]:
-    """number, FACTS and ``place`` of every accepted file, and the images by place: of the last run, then what is new."""
+) -> tuple[pa.Table, ImageShards | None, Verdicts | None]:
+    """number, FACTS and ``place`` of every accepted file, and the images by place: of the last run, then what is new.
+
+    And what the last run found of pairs of its images, by place.
+    """
     rules, filters = how
     last = previous.load(paths, previous.decoding_key(rules, filters))
     known, directories, before = _no_facts().append_column("place", pa.array([], pa.int64())), [], 0
@@ -117,5 +121,6 @@ def decoded(
     new = new.append_column("place", pa.array(np.arange(before, before + len(new)), pa.int64()))
     found = pa.concat_tables([known.cast(new.schema), new])
     if not len(found):
-        return found, None
-    return found, ImageShards(*directories, *([temporary] if pending.count else []))
+        return found, None, None
+    images = ImageShards(*directories, *([temporary] if pending.count else []))
+    return found, images, last.verdicts if last is not None else None

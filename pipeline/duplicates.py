@@ -8,6 +8,7 @@ linear in their number. Then the pixels decide, for one side may be a little sof
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -134,19 +135,55 @@ def _blocks(count: int) -> Iterator[slice]:
     return (slice(start, start + BLOCK_PAIRS) for start in range(0, count, BLOCK_PAIRS))
 
 
-def near_pairs(hashes_N: np.ndarray, gather: Gather) -> np.ndarray:
-    """Pairs (P, 2) of images that show the same picture, by hash and then by pixels."""
+class Verdicts(NamedTuple):
+    """What was found of pairs that were looked at: whether they show the same picture by the limits in a crowd, and by those alone.
+
+    int64 (P, 2) of the two images, bool (P,) whether the second one was mirrored, and the two answers, bool (P,).
+    """
+
+    pairs_P2: np.ndarray
+    mirrored_P: np.ndarray
+    crowded_P: np.ndarray
+    alone_P: np.ndarray
+
+    def codes(self, base: int) -> np.ndarray:
+        """A number for each pair in this order, of images numbered below ``base``: what was found depends on it and the pixels alone."""
+        return (self.pairs_P2[:, 0] * base + self.pairs_P2[:, 1]) * 2 + self.mirrored_P
+
+    def near_pairs(self) -> np.ndarray:
+        """Pairs (Q, 2), ascending, that show the same picture."""
+        crowd = np.bincount(self.pairs_P2.ravel())
+        few = (crowd[self.pairs_P2] <= FEW_CANDIDATES).any(1)
+        return np.unique(self.pairs_P2[np.where(few, self.alone_P, self.crowded_P)], axis=0)
+
+
+def _known(pairs: Verdicts, places_N: np.ndarray, before: Verdicts) -> np.ndarray:
+    """Fill in what was found ``before`` of pairs of images at these places; returns which are left to look at."""
+    there = pairs._replace(pairs_P2=places_N[pairs.pairs_P2])
+    base = max(int(places_N.max(initial=0)), int(before.pairs_P2.max(initial=0))) + 1
+    known, wanted = before.codes(base), there.codes(base)
+    order = np.argsort(known)
+    at = order[np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)]
+    again = known[at] == wanted
+    pairs.crowded_P[again], pairs.alone_P[again] = before.crowded_P[at[again]], before.alone_P[at[again]]
+    return np.flatnonzero(~again)
+
+
+def look(hashes_N: np.ndarray, gather: Gather, places_N: np.ndarray | None = None, before: Verdicts | None = None) -> Verdicts:
+    """What hashes propose, judged by the pixels; pairs of which something was found ``before``, by the images' places, are not read."""
     pairs, mirrored = candidates(hashes_N)
-    crowd = np.bincount(pairs.ravel(), minlength=len(hashes_N))
-    same = np.zeros(len(pairs), bool)
-    for block in _blocks(len(pairs)):
-        a, b = gather(pairs[block, 0]), gather(pairs[block, 1])
-        b[mirrored[block]] = b[mirrored[block], :, ::-1]
+    found = Verdicts(pairs, mirrored, *np.zeros((2, len(pairs)), bool))
+    left = np.arange(len(pairs))
+    if before is not None and places_N is not None and len(before.pairs_P2):
+        left = _known(found, places_N, before)
+    for block in _blocks(len(left)):
+        chosen = left[block]
+        a, b = gather(pairs[chosen, 0]), gather(pairs[chosen, 1])
+        b[mirrored[chosen]] = b[mirrored[chosen], :, ::-1]
         coarse, full = _differences(a, b)
-        few = (crowd[pairs[block]] <= FEW_CANDIDATES).any(1)
-        limits = np.where(few[:, None], ALONE, CROWDED)
-        same[block] = (coarse <= limits[:, 0]) | (full <= limits[:, 1])
-    return np.unique(pairs[same], axis=0)
+        for same, limits in ((found.crowded_P, CROWDED), (found.alone_P, ALONE)):
+            same[chosen] = (coarse <= limits[0]) | (full <= limits[1])
+    return found
 
 
 def groups(count: int, pairs_P2: np.ndarray) -> np.ndarray:

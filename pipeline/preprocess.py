@@ -7,6 +7,7 @@ reports/preprocess. The bytes of the result depend on the input and the paramete
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, fields
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 from pipeline import preprocess_report, previous, stage
 from pipeline.decoded import decoded
 from pipeline.drawing import drawn
-from pipeline.duplicates import groups, near_pairs
+from pipeline.duplicates import Verdicts, groups, look
 from pipeline.errors import BadDataError
 from pipeline.fates import LABEL_MISSING, Fates
 from pipeline.films import following
@@ -35,10 +36,12 @@ from vae.decode import Rules
 from vae.files import HASHING_THREADS, read_manifest, replaced_directory, secured_sha256, write_manifest
 
 PARAMS = ("base.image_size", "base.mode", "preprocess")
+DECODED = "decoded-"  # how the name of the folder of this run's pixels begins
 GATHERED_IMAGES = 4096  # at a time
 DRAWN_BESIDE_FILES = 20_000  # from so many on: with fewer, a process that draws would take longer to start than the rest
 # Files that operating systems leave behind: neither images nor worth a reason.
 SYSTEM_FILE = r"(^|/)(\.[^/]*|(?i:thumbs\.db|desktop\.ini))$|(^|/)__MACOSX(/|$)"
+NOTHING = Verdicts(np.zeros((0, 2), np.int64), *np.zeros((3, 0), bool))
 log = logging.getLogger("pipeline.preprocess")
 
 
@@ -73,19 +76,22 @@ def _named(found: pa.Table, raw: pa.Table, section: SimpleNamespace, fates: Fate
     return found
 
 
-def _grouped(found: pa.Table, images: ImageShards, mode: str, near: bool) -> np.ndarray:
-    """A number per image, equal for duplicates: exact ones by the hash of their pixels, near ones by sight."""
-    digests, places = found["sha256"].to_numpy(zero_copy_only=False).astype("S64"), found["place"].to_numpy()
+def _grouped(found: pa.Table, verdicts: Verdicts) -> np.ndarray:
+    """A number per image, equal for duplicates: exact ones by the hash of their pixels, near ones by what was found of them."""
+    digests = found["sha256"].to_numpy(zero_copy_only=False).astype("S64")
     order = np.argsort(digests, kind="stable")
     equal = np.flatnonzero(digests[order][1:] == digests[order][:-1])
-    pairs = [np.stack([order[equal], order[equal + 1]], 1)]
-    if near:
+    return groups(len(digests), np.concatenate([np.stack([order[equal], order[equal + 1]], 1), verdicts.near_pairs()]))
 
-        def light(rows: np.ndarray) -> np.ndarray:
-            return luminance(images.gather(places[rows]), mode)
 
-        pairs.append(near_pairs(found["perceptual_hash"].to_numpy(), light))
-    return groups(len(digests), np.concatenate(pairs))
+def _looked_at(found: pa.Table, images: ImageShards, mode: str, before: Verdicts | None) -> Verdicts:
+    """What is found of pairs of images, numbered as in ``found``, that may show the same."""
+    places = found["place"].to_numpy()
+
+    def light(rows: np.ndarray) -> np.ndarray:
+        return luminance(images.gather(places[rows]), mode)
+
+    return look(found["perceptual_hash"].to_numpy(), light, places, before)
 
 
 def _split(found: pa.Table, group: np.ndarray, section: SimpleNamespace, fates: Fates) -> pa.Table:
@@ -146,8 +152,17 @@ def _pack(found: pa.Table, images: ImageShards, directory: Path, shard_images: i
             writer.close()
             part = part.append_column("shard", pa.array(names, pa.string()))
             parts.append(part.append_column("row", pa.array(np.concatenate(rows), pa.int64())))
-        index = pa.concat_tables(parts).drop_columns(["number", "place"])
+        index = pa.concat_tables(parts).drop_columns("place")
         return index, {name: each.result() for name, each in hashes.items()}
+
+
+def _of_the_index(verdicts: Verdicts, number_N: np.ndarray) -> Verdicts:
+    """The verdicts on pairs of files, by their numbers, as verdicts on rows of the index whose files have the numbers ``number_N``."""
+    row = np.full(max(number_N.max(initial=0), verdicts.pairs_P2.max(initial=0)) + 1, -1, np.int64)
+    row[number_N] = np.arange(len(number_N))
+    pairs = row[verdicts.pairs_P2]
+    there = (pairs >= 0).all(1)
+    return Verdicts(pairs[there], *(each[there] for each in verdicts[1:]))
 
 
 def _write_labels(index: pa.Table, labels: list[str], directory: Path) -> None:
@@ -177,23 +192,32 @@ def preprocess(values: SimpleNamespace, paths: Paths) -> None:
     for path in raw["path"].filter(system).to_pylist():
         fates.skip(path, "system_file")
     paths.work.mkdir(parents=True, exist_ok=True)
+    for left in paths.work.glob(f"{DECODED}*"):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
     with (
-        tempfile.TemporaryDirectory(dir=paths.work, prefix="decoded-") as temporary,
+        tempfile.TemporaryDirectory(dir=paths.work, prefix=DECODED) as temporary,
         replaced_directory(paths.processed) as directory,
         replaced_directory(paths.preprocess_report) as report,
         drawn(beside=len(raw) >= DRAWN_BESIDE_FILES) as draw,
     ):
-        found, images = decoded(raw, np.flatnonzero(~system.to_numpy()), how, Path(temporary), fates, paths)
+        found, images, before = decoded(raw, np.flatnonzero(~system.to_numpy()), how, Path(temporary), fates, paths)
         if images is None:
             _check(found, fates, section.split_by)
         assert images is not None
         found = _named(found, raw, section, fates)
         del raw  # of a million files, a few hundred MB each: these tables go when their work is done
+        verdicts = NOTHING
         if len(found):
-            found = _split(found, _grouped(found, images, base.mode, section.duplicates == "near"), section, fates)
+            if section.duplicates == "near":
+                verdicts = _looked_at(found, images, base.mode, before)
+            group = _grouped(found, verdicts)
+            verdicts = verdicts._replace(pairs_P2=found["number"].to_numpy()[verdicts.pairs_P2])
+            found = _split(found, group, section, fates)
         _check(found, fates, section.split_by)
         draw(preprocess_report.drawings(report, found, fates, section, base.mode))
         index, known = _pack(found, images, directory, section.shard_images)
+        verdicts = _of_the_index(verdicts, index["number"].to_numpy())
+        index = index.drop_columns("number")
         del found
         pa.default_memory_pool().release_unused()
         pq.write_table(index, directory / INDEX)
@@ -214,7 +238,7 @@ def preprocess(values: SimpleNamespace, paths: Paths) -> None:
             rules=asdict(how[0]),
         )
         preprocess_report.write(report, directory, index, fates, base.mode)
-    previous.keep(paths, previous.decoding_key(*how))
+    previous.keep(paths, previous.decoding_key(*how), verdicts)
     reasons = "; ".join(f"{n} {reason}" for reason, n in fates.reasons().items())
     log.info("%d accepted, %d rejected (%s), %d skipped", len(index), len(fates.rejected), reasons or "none", len(fates.skipped))
     log.info("%s", ", ".join(f"{count} {split}" for split, count in counts.items()))

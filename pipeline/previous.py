@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import simplejpeg
 
 from pipeline import duplicates, measures, plain_jpeg
+from pipeline.duplicates import Verdicts
 from pipeline.fates import LABEL_MISSING
 from pipeline.measures import Filters
 from pipeline.paths import INDEX, REJECTED, Paths
@@ -32,7 +33,8 @@ from vae.data import ImageShards
 from vae.decode import Rules
 from vae.files import DamagedError, read_manifest, sha256_file
 
-KEY = "decoded-by"
+KEY, VERDICTS = "decoded-by", "verdicts.parquet"
+MOST_PAIRS = 2**22  # whose verdicts are kept, about 20 MB: of more, images of one kind, the next run looks at all again
 FOLDER = "preprocessed"
 # What decides the pixels of a file, beside the rules and the libraries.
 CODE = tuple(inspect.getfile(module) for module in (decode, looks, plain_jpeg, measures, duplicates))
@@ -77,6 +79,7 @@ class Previous:
         of_content = pc.and_(pc.not_equal(rejected["source_sha256"], ""), pc.not_equal(rejected["reason"], LABEL_MISSING))
         self.rejected = rejected.filter(of_content)
         assert len(ImageShards(*self.shards)) == len(table)
+        self.verdicts = _read(directory / VERDICTS) if (directory / VERDICTS).exists() else None
 
     def accepted(self, source_sha256: np.ndarray) -> np.ndarray:
         """For each file's hash its row in ``index``, or -1."""
@@ -101,10 +104,23 @@ def load(paths: Paths, key: str) -> Previous | None:
         return None
 
 
-def keep(paths: Paths, key: str) -> None:
-    """Link data/processed for the next run; where links are impossible the next run decodes everything."""
+def _read(path: Path) -> Verdicts:
+    table = pq.read_table(path, page_checksum_verification=True)
+    first, second, *answers = (table[name].to_numpy() for name in table.column_names)
+    return Verdicts(np.stack([first, second], 1).astype(np.int64), *answers)
+
+
+def keep(paths: Paths, key: str, verdicts: Verdicts) -> None:
+    """Link data/processed for the next run, with what was found of pairs of its images, numbered as in the index.
+
+    Where links are impossible the next run decodes everything.
+    """
     directory = paths.work / FOLDER
     shutil.rmtree(directory, ignore_errors=True)
     with contextlib.suppress(OSError):
         shutil.copytree(paths.processed, directory, copy_function=os.link)
+        if 0 < len(verdicts.pairs_P2) <= MOST_PAIRS:
+            first, second = verdicts.pairs_P2.astype(np.int32).T
+            columns = {"first": first, "second": second} | dict(zip(("mirrored", "crowded", "alone"), verdicts[1:], strict=True))
+            pq.write_table(pa.table(columns), directory / VERDICTS, write_page_checksum=True)
         (directory / KEY).write_text(key)

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline import duplicates
-from pipeline.duplicates import MIRROR_MASK, candidates, groups, near_pairs, perceptual_hash, shrink_matrix
+from pipeline.duplicates import MIRROR_MASK, candidates, groups, look, perceptual_hash, shrink_matrix
 from pipeline.measures import luminance
 
 
@@ -23,6 +23,15 @@ def photograph(seed: int, side: int = 48) -> np.ndarray:
     shared = channels[0]
     picture = np.stack([0.7 * shared + 0.3 * channel for channel in channels], -1)
     return np.clip(128 + 45 * picture / picture.std(), 0, 255).astype(np.uint8)
+
+
+def strokes(count: int, side: int = 16) -> np.ndarray:
+    """uint8 (count, side, side): lines of nearly one direction, each with a blot: many hashes are alike, few pictures the same."""
+    rng, (y, x) = np.random.default_rng(0), np.mgrid[:side, :side] - (side - 1) / 2
+    ranges = (1.2, 1.6), (-1, 1), (-side / 2, side / 2), (-side / 2, side / 2)
+    angle, shift, right, down = (rng.uniform(low, high, count)[:, None, None] for low, high in ranges)
+    line = 255 * np.clip(1.2 - abs(x * np.sin(angle) - y * np.cos(angle) + shift), 0, 1)
+    return np.maximum(line, 160 * np.clip(2.5 - np.hypot(x - right, y - down), 0, 1)).astype(np.uint8)
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
@@ -57,7 +66,7 @@ def originals() -> np.ndarray:
 def test_near_pairs_finds_planted_copies_and_nothing_else(originals: np.ndarray, change: str) -> None:
     planted = np.stack([CHANGES[change](image) for image in originals[:200]])
     light = luminance(np.concatenate([originals, planted]), "RGB")
-    found = {tuple(pair) for pair in near_pairs(perceptual_hash(light), lambda rows: light[rows])}
+    found = {tuple(pair) for pair in look(perceptual_hash(light), lambda rows: light[rows]).near_pairs()}
     wanted = {(i, 400 + i) for i in range(200)}
     assert len(found & wanted) >= 190  # 95 %
     assert not found - wanted
@@ -69,7 +78,7 @@ def test_near_pairs_other_peoples_digits_are_no_copies() -> None:
     light = np.stack([np.asarray(Image.fromarray(i).resize((28, 28), Image.Resampling.BICUBIC)) for i in images]).astype(
         np.float32
     )
-    number = groups(len(light), near_pairs(perceptual_hash(light), lambda rows: light[rows]))
+    number = groups(len(light), look(perceptual_hash(light), lambda rows: light[rows]).near_pairs())
     sizes = np.bincount(number)
     assert (sizes > 1).sum() <= 0.015 * len(light)
 
@@ -77,12 +86,39 @@ def test_near_pairs_other_peoples_digits_are_no_copies() -> None:
 def test_near_pairs_of_other_brightness_or_contrast_are_other_pictures(originals: np.ndarray) -> None:
     soft = 128 + (originals[:50].astype(np.float32) - 128) * 0.6
     light = luminance(np.concatenate([originals[:50], soft.astype(np.uint8), originals[:50] // 2 + 100]), "RGB")
-    assert not len(near_pairs(perceptual_hash(light), lambda rows: light[rows]))
+    assert not len(look(perceptual_hash(light), lambda rows: light[rows]).near_pairs())
 
 
 def test_near_pairs_of_uniform_pictures_are_none() -> None:
     light = np.repeat(np.arange(40, dtype=np.float32), 32 * 32).reshape(40, 32, 32)
-    assert not len(near_pairs(perceptual_hash(light), lambda rows: light[rows]))
+    assert not len(look(perceptual_hash(light), lambda rows: light[rows]).near_pairs())
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_look_finds_the_same_beside_what_was_found_before(backwards: bool) -> None:
+    """Of 600 strokes 500 were there before: what is known of them is not read again, unless their order has changed."""
+    light = strokes(600).astype(np.float32)
+    old = np.sort(np.random.default_rng(0).permutation(600)[:500])
+    before = look(perceptual_hash(light[old]), lambda rows: light[old][rows])
+    places = np.full(600, -1)
+    places[old] = np.arange(500)
+    places[places < 0] = np.arange(500, 600)
+    if backwards:
+        light, places = light[::-1], places[::-1]
+    read: list[np.ndarray] = []
+
+    def gather(rows: np.ndarray) -> np.ndarray:
+        read.append(rows)
+        return light[rows]
+
+    found = look(perceptual_hash(light), gather, places, before)
+    looked_at = {tuple(pair) for pair in places[np.stack([np.concatenate(read[::2]), np.concatenate(read[1::2])], 1)].tolist()}
+    for ours, expected in zip(found, look(perceptual_hash(light), lambda rows: light[rows]), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    known = {tuple(pair) for pair in before.pairs_P2.tolist()}
+    assert found.alone_P.any() and not found.alone_P.all()
+    assert len(known) > 50 and not looked_at & known
+    assert len(looked_at) == len(found.pairs_P2) if backwards else len(looked_at) < 0.5 * len(found.pairs_P2)
 
 
 def test_perceptual_hash_is_the_signs_of_scipys_cosine_transform(originals: np.ndarray) -> None:

@@ -14,12 +14,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline import console, ingest
+from pipeline import console, duplicates, ingest
 from pipeline.errors import BadDataError
 from pipeline.paths import INDEX, METRICS, REJECTED, SKIPPED
 from pipeline.preprocess import PARAMS, preprocess
-from pipeline.previous import FOLDER
+from pipeline.previous import FOLDER, VERDICTS
 from pipeline.raw import RawWriter, read_files
+from tests.code.pipeline.test_duplicates import strokes
 from vae.data import ImageShards
 from vae.files import DamagedError, read_manifest, write_manifest
 
@@ -55,6 +56,12 @@ def mixed(picture):
     }
     files |= {name: made[what] if isinstance(what, str) else what for name, (what, _) in BAD.items()}
     return files | dict.fromkeys(LEFT_BEHIND, b"whatever")
+
+
+def png(pixels: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    return content.getvalue()
 
 
 def everything(folder) -> dict[str, str]:
@@ -293,6 +300,15 @@ def test_preprocess_keeps_no_second_copy_of_the_pixels(project, picture):
     assert kept == own and kept
 
 
+def test_preprocess_takes_away_what_a_killed_run_had_decoded(project, picture):
+    left = project.paths.work / "decoded-killed"
+    left.mkdir(parents=True)
+    (left / "shard-00000.npy").write_bytes(b"pixels")
+    project.raw({f"{i}.png": picture(i) for i in range(60)})
+    preprocess(project.values(PARAMS, **SMALL), project.paths)
+    assert list(project.paths.work.glob("decoded-*")) == []
+
+
 def test_preprocess_of_a_grown_folder_decodes_only_what_is_new(project, picture, tmp_path, monkeypatch):
     files = {f"{i:03d}.png": picture(i) for i in range(120)} | {"bad.png": b"text", "z.png": b""}
     grown = files | {f"new/{i}.png": picture(1000 + i) for i in range(10)} | {"new/bad.png": b"more text"}
@@ -311,6 +327,34 @@ def test_preprocess_of_a_grown_folder_decodes_only_what_is_new(project, picture,
     fresh = type(project)(tmp_path / "fresh")
     fresh.raw(grown)
     preprocess(fresh.values(PARAMS, **SMALL), fresh.paths)
+    assert everything(project.root) == everything(fresh.root)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_preprocess_of_a_grown_folder_looks_at_no_two_old_pictures_again(project, tmp_path, monkeypatch, caplog, damaged):
+    """Strokes, of which many look alike; a kept table that is damaged is told, and not used."""
+    files = {f"{i % 7}/{i:03d}.png": png(stroke) for i, stroke in enumerate(strokes(600))}
+    changes = SMALL | {"base__image_size": 16, "base__mode": "L", "preprocess__duplicates": "near"}
+    looked_at: list[int] = []
+    real = duplicates._differences
+    monkeypatch.setattr(duplicates, "_differences", lambda a, b: (looked_at.append(len(a)), real(a, b))[1])
+    project.raw(dict([*files.items()][:560]))
+    preprocess(project.values(PARAMS, **changes), project.paths)
+    whole = sum(looked_at)
+    looked_at.clear()
+    if damaged:
+        table = project.paths.work / FOLDER / VERDICTS
+        data = bytearray(table.read_bytes())
+        data[100 : len(data) // 2] = bytes(len(data) // 2 - 100)
+        table.write_bytes(data)
+    shutil.rmtree(project.paths.raw)
+    project.raw(files)
+    preprocess(project.values(PARAMS, **changes), project.paths)
+    assert ("cannot be used again" in caplog.text) == damaged
+    assert sum(looked_at) > whole if damaged else 0 < sum(looked_at) < 0.4 * whole
+    fresh = type(project)(tmp_path / "fresh")
+    fresh.raw(files)
+    preprocess(fresh.values(PARAMS, **changes), fresh.paths)
     assert everything(project.root) == everything(fresh.root)
 
 
