@@ -22,6 +22,7 @@ from PIL import Image
 
 from benchmarks.peak import Peak
 from benchmarks.project import Project
+from benchmarks.rows import REAL
 
 STAGES = "download", "preprocess"
 
@@ -137,3 +138,12 @@ def grow_photographs(work: Path, count: int = 100_000, added: int = 100) -> dict
     made = (each for seed in itertools.count() for each in _exposures(photograph(seed, 1632, 1224)))
     files = ((f"{i % 10}/{i:07d}.jpg", data) for i, data in enumerate(itertools.islice(made, count + added)))
     return _grown(work, files, count, added, "exact")
+
+
+def grow_digits(work: Path, added: int = 100) -> dict[str, Any]:
+    """The same of MNIST's digits, of which hundreds of thousands of pairs look alike: each is looked at once."""
+    with zipfile.ZipFile(REAL / "mnist-png.zip") as archive:
+        names = [info.filename for info in archive.infolist() if not info.is_dir()]
+        late = names[:: len(names) // added][:added]
+        ordered = [*(name for name in names if name not in set(late)), *late]
+        return _grown(work, ((name, archive.read(name)) for name in ordered), len(names) - added, added)

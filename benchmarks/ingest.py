@@ -2,7 +2,8 @@
 
 small, photographs: decode + convert + resize + pack of this project against a bare Pillow loop that only decodes and resizes, on
 as many processes, alternating, medians. scale: time and peak memory of stages download and preprocess for 10,000, 100,000 and
-1,000,000 tiny images. grow, grow-pictures, grow-photographs: both of a set grown by 100 against the whole set (benchmarks/growth.py).
+1,000,000 tiny images. grow, grow-pictures, grow-photographs, grow-digits: both of a set grown
+by 100 against the whole set (benchmarks/growth.py).
 duplicates: recall on planted copies, and groups found among real training images. Everything is generated but the real images, which
 lie beside the checkout.
 """
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.growth import grow, grow_photographs, grow_pictures, photograph, project_of, scale
+from benchmarks.growth import grow, grow_digits, grow_photographs, grow_pictures, photograph, project_of, scale
 from benchmarks.project import Project
 from benchmarks.rows import REAL, Row, measure
 from pipeline.cluster import connected, load_profile
@@ -160,7 +161,7 @@ def duplicates(_work: Path, planted: int = 600) -> dict[str, Any]:
 
 ROWS: dict[str, Row] = {
     "small": small, "photographs": photographs, "scale": scale, "grow": grow, "grow-pictures": grow_pictures,
-    "grow-photographs": grow_photographs, "duplicates": duplicates,
+    "grow-photographs": grow_photographs, "grow-digits": grow_digits, "duplicates": duplicates,
 }  # fmt: skip
 
 

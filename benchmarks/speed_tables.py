@@ -95,7 +95,12 @@ def ingest() -> str:
         seconds = sum(each[stage]["seconds"] for stage in ("download", "preprocess"))
         peak = max(each[stage]["peak_mib"] for stage in ("download", "preprocess"))
         rows.append((f"{int(count):,} tiny images, both stages", f"{seconds:.0f} s", f"peak of a process {peak:,} MiB"))
-    for name, title in (("grow", "128x128"), ("grow-pictures", "640x480"), ("grow-photographs", "1632x1224")):
+    for name, title in (
+        ("grow-digits", "PNGs of MNIST"),
+        ("grow", "JPEGs of 128x128 pixels"),
+        ("grow-pictures", "JPEGs of 640x480 pixels"),
+        ("grow-photographs", "JPEGs of 1632x1224 pixels"),
+    ):
         grow = found.get(name)
         if grow is None:
             continue
@@ -104,7 +109,7 @@ def ingest() -> str:
             for stage in ("download", "preprocess")
         ]
         whole, grown = (sum(stage["seconds"] for stage in grow[when].values()) for when in ("whole", "grown"))
-        of = f"{grow['images']:,} JPEGs of {title} pixels, then {grow['added']} more"
+        of = f"{grow['images']:,} {title}, then {grow['added']} more"
         rows.append((of, "; ".join(parts), f"{100 * grown / whole:.1f} % of the time"))
     for name, title in (("mnist-png", "MNIST"), ("cifar10-jpg", "CIFAR-10, JPEG copy")):
         each = found["duplicates"][name]
