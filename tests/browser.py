@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -12,10 +13,31 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 from websockets.sync.client import connect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 START_SECONDS, WAIT_SECONDS = 60, 30
+# In CI nothing is skipped: there the test fails where there is no browser.
+needs_browser = pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="no Chromium")
+# What a reader would stumble over, each with the words by which it is found.
+MISFITS = """(() => {
+  const told = element => element.textContent.trim().slice(0, 60);
+  const lines = element => {
+    const range = document.createRange();
+    range.selectNodeContents(element);
+    return new Set([...range.getClientRects()].map(each => Math.round(each.top))).size;
+  };
+  const wide = document.documentElement.scrollWidth - innerWidth;
+  return [
+    ...(wide > 0 ? [`the page is ${wide} pixels too wide`] : []),
+    ...[...document.images].filter(each => !each.naturalWidth).map(each => `no picture: ${each.alt}`),
+    ...[...document.querySelectorAll("table")].filter(each => each.offsetWidth > each.parentElement.clientWidth)
+      .map(each => `a table reaches beyond its card: ${told(each)}`),
+    ...[...document.querySelectorAll("th")].filter(each => lines(each) > told(each).split(/\\s+/).length)
+      .map(each => `a word is torn apart: ${told(each)}`),
+  ];
+})()"""
 
 
 class Browser:
@@ -67,9 +89,10 @@ class Browser:
                 self.errors.append(told["entry"]["text"])
 
     def open(self, url: str, width: int = 1280, height: int = 900) -> None:
-        """Show a page in a window of that size."""
+        """Show a page in a window of that size; it is there, with all that it loads, when this returns."""
         self.tell("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.tell("Page.navigate", url=url)
+        self.until("location.href != 'about:blank' && document.readyState == 'complete'")
 
     def value(self, script: str) -> Any:
         """What an expression is worth in the page."""
@@ -83,6 +106,10 @@ class Browser:
         while not self.value(script):
             assert time.monotonic() < deadline, f"never true: {script}; errors {self.errors}"
             time.sleep(0.05)
+
+    def misfits(self) -> list[str]:
+        """What is wrong with the page as it is shown, whole; its console's errors among it."""
+        return [*self.value(MISFITS), *self.errors]
 
     def press(self, key: str) -> None:
         """A key of the keyboard, by its name in DOM."""

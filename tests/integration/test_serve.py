@@ -25,7 +25,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from browser import CHROMIUM, Browser
+from browser import Browser, needs_browser
 from pipeline import ledger
 from pipeline.paths import Paths
 from pipeline.registry import Registry
@@ -185,7 +185,7 @@ def test_thousand_at_once_leave_it_alive_and_its_memory_bounded(service: Service
     assert service.ready() and service.drawn({"n": 1})[1].shape == (1, 8, 8, 3)
 
 
-@pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="no Chromium")
+@needs_browser
 def test_page_draws_moves_latents_by_keyboard_and_interpolates(service: Service, tmp_path: Path) -> None:
     pictures = []
     for place in range(2):
