@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
@@ -27,10 +27,6 @@ def _begin(parent: int) -> None:
     if os.getppid() != parent:  # it ended before that was settled
         os._exit(1)
     plots.load()
-
-
-def _nothing() -> None:
-    pass
 
 
 def _here(drawings: list[Drawing]) -> None:
@@ -51,7 +47,7 @@ def drawn(beside: bool) -> Iterator[Draw]:
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)) as process:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for the stage to answer: not twice
         try:
-            promised = [process.submit(_nothing)]  # the first one starts the process
+            promised: list[Future[Any]] = [process.submit(os.getpid)]  # the first call, whichever, starts the process
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

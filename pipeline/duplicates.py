@@ -24,6 +24,7 @@ HOPELESS = 0.08
 BLURS_PIXELS = (0.0, 0.6, 0.9, 1.2)
 MAX_BRIGHTNESS_LEVELS, MAX_CONTRAST_RATIO = 12.0, 1.25  # correlation sees neither
 BLOCK_PAIRS = 4096
+MOST_KEPT_PAIRS = 2**22  # about 20 MB on the disk: of more, images of one kind, the next run looks at all again
 
 Gather = Callable[[np.ndarray], np.ndarray]  # indices -> float32 luminance (len, H, W)
 
@@ -110,6 +111,8 @@ def _differences(a_PHW: np.ndarray, b_PHW: np.ndarray) -> tuple[np.ndarray, np.n
 
     Both are infinite where brightness or contrast (of the coarse pictures) differ; the second where the first is HOPELESS.
     """
+    from scipy.ndimage import gaussian_filter  # not above: 0.1 s, which a set without candidates does without
+
     rows, columns = (shrink_matrix(n, COARSE_SIDE) for n in a_PHW.shape[1:])
     small_a, small_b = rows @ a_PHW @ columns.T, rows @ b_PHW @ columns.T
     coarse = 1 - (_normalised(small_a) * _normalised(small_b)).sum(1)
@@ -118,8 +121,6 @@ def _differences(a_PHW: np.ndarray, b_PHW: np.ndarray) -> tuple[np.ndarray, np.n
     other = np.abs(small_a.mean((1, 2)) - small_b.mean((1, 2))) > MAX_BRIGHTNESS_LEVELS
     other |= np.maximum(spread_a, spread_b) > MAX_CONTRAST_RATIO * np.minimum(spread_a, spread_b)
     coarse[other] = np.inf
-    from scipy.ndimage import gaussian_filter  # not above: 0.1 s, which a set without such pairs does without
-
     full = np.full(len(a_PHW), np.inf, np.float32)
     hopeful = np.flatnonzero(coarse <= HOPELESS)
     a_PHW, b_PHW = a_PHW[hopeful], b_PHW[hopeful]
@@ -152,21 +153,40 @@ class Verdicts(NamedTuple):
 
     def near_pairs(self) -> np.ndarray:
         """Pairs (Q, 2), ascending, that show the same picture."""
-        crowd = np.bincount(self.pairs_P2.ravel())
-        few = (crowd[self.pairs_P2] <= FEW_CANDIDATES).any(1)
+        few = (np.bincount(self.pairs_P2.ravel()) <= FEW_CANDIDATES)[self.pairs_P2].any(1)
         return np.unique(self.pairs_P2[np.where(few, self.alone_P, self.crowded_P)], axis=0)
+
+    def to_keep(self) -> Verdicts:
+        """These, for the next run; none where there are too many."""
+        return self if len(self.pairs_P2) <= MOST_KEPT_PAIRS else NOTHING
+
+    def renumbered(self, number_N: np.ndarray) -> Verdicts:
+        """These on images that are numbered otherwise now; those on images whose new number is -1 are gone."""
+        pairs = number_N[self.pairs_P2]
+        there = (pairs >= 0).all(1)
+        return Verdicts(pairs[there], *(answers[there] for answers in self[1:]))
+
+
+NOTHING = Verdicts(np.zeros((0, 2), np.int64), *np.zeros((3, 0), bool))
+
+
+def lookup(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """For each of ``wanted`` its place in ``known`` (any, where it stands twice), or -1; both are numbers, or both bytes."""
+    if not len(known):
+        return np.full(len(wanted), -1, np.int64)
+    order = np.argsort(known, kind="stable")
+    at = np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)
+    return np.where(known[order[at]] == wanted, order[at], -1)
 
 
 def _known(pairs: Verdicts, places_N: np.ndarray, before: Verdicts) -> np.ndarray:
     """Fill in what was found ``before`` of pairs of images at these places; returns which are left to look at."""
     there = pairs._replace(pairs_P2=places_N[pairs.pairs_P2])
     base = max(int(places_N.max(initial=0)), int(before.pairs_P2.max(initial=0))) + 1
-    known, wanted = before.codes(base), there.codes(base)
-    order = np.argsort(known)
-    at = order[np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)]
-    again = known[at] == wanted
+    at = lookup(before.codes(base), there.codes(base))
+    again = np.flatnonzero(at >= 0)
     pairs.crowded_P[again], pairs.alone_P[again] = before.crowded_P[at[again]], before.alone_P[at[again]]
-    return np.flatnonzero(~again)
+    return np.flatnonzero(at < 0)
 
 
 def look(hashes_N: np.ndarray, gather: Gather, places_N: np.ndarray | None = None, before: Verdicts | None = None) -> Verdicts:
@@ -174,7 +194,7 @@ def look(hashes_N: np.ndarray, gather: Gather, places_N: np.ndarray | None = Non
     pairs, mirrored = candidates(hashes_N)
     found = Verdicts(pairs, mirrored, *np.zeros((2, len(pairs)), bool))
     left = np.arange(len(pairs))
-    if before is not None and places_N is not None and len(before.pairs_P2):
+    if before is not None and places_N is not None:
         left = _known(found, places_N, before)
     for block in _blocks(len(left)):
         chosen = left[block]

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pipeline import preprocess_report, previous, stage
 from pipeline.decoded import decoded
 from pipeline.drawing import drawn
-from pipeline.duplicates import Verdicts, groups, look
+from pipeline.duplicates import NOTHING, Verdicts, groups, look
 from pipeline.errors import BadDataError
 from pipeline.fates import LABEL_MISSING, Fates
 from pipeline.films import following
@@ -41,7 +41,6 @@ GATHERED_IMAGES = 4096  # at a time
 DRAWN_BESIDE_FILES = 20_000  # from so many on: with fewer, a process that draws would take longer to start than the rest
 # Files that operating systems leave behind: neither images nor worth a reason.
 SYSTEM_FILE = r"(^|/)(\.[^/]*|(?i:thumbs\.db|desktop\.ini))$|(^|/)__MACOSX(/|$)"
-NOTHING = Verdicts(np.zeros((0, 2), np.int64), *np.zeros((3, 0), bool))
 log = logging.getLogger("pipeline.preprocess")
 
 
@@ -156,13 +155,11 @@ def _pack(found: pa.Table, images: ImageShards, directory: Path, shard_images: i
         return index, {name: each.result() for name, each in hashes.items()}
 
 
-def _of_the_index(verdicts: Verdicts, number_N: np.ndarray) -> Verdicts:
-    """The verdicts on pairs of files, by their numbers, as verdicts on rows of the index whose files have the numbers ``number_N``."""
-    row = np.full(max(number_N.max(initial=0), verdicts.pairs_P2.max(initial=0)) + 1, -1, np.int64)
-    row[number_N] = np.arange(len(number_N))
-    pairs = row[verdicts.pairs_P2]
-    there = (pairs >= 0).all(1)
-    return Verdicts(pairs[there], *(each[there] for each in verdicts[1:]))
+def _rows(index: pa.Table, count: int) -> np.ndarray:
+    """The row of the index of each of ``count`` files, by their numbers; -1 for those that are not in it."""
+    row = np.full(count, -1, np.int64)
+    row[index["number"].to_numpy()] = np.arange(len(index))
+    return row
 
 
 def _write_labels(index: pa.Table, labels: list[str], directory: Path) -> None:
@@ -205,18 +202,19 @@ def preprocess(values: SimpleNamespace, paths: Paths) -> None:
             _check(found, fates, section.split_by)
         assert images is not None
         found = _named(found, raw, section, fates)
+        files = len(raw)
         del raw  # of a million files, a few hundred MB each: these tables go when their work is done
         verdicts = NOTHING
         if len(found):
             if section.duplicates == "near":
                 verdicts = _looked_at(found, images, base.mode, before)
             group = _grouped(found, verdicts)
-            verdicts = verdicts._replace(pairs_P2=found["number"].to_numpy()[verdicts.pairs_P2])
+            verdicts = verdicts.to_keep().renumbered(found["number"].to_numpy())
             found = _split(found, group, section, fates)
         _check(found, fates, section.split_by)
         draw(preprocess_report.drawings(report, found, fates, section, base.mode))
         index, known = _pack(found, images, directory, section.shard_images)
-        verdicts = _of_the_index(verdicts, index["number"].to_numpy())
+        verdicts = verdicts.renumbered(_rows(index, files))
         index = index.drop_columns("number")
         del found
         pa.default_memory_pool().release_unused()

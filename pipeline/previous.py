@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import simplejpeg
 
 from pipeline import duplicates, measures, plain_jpeg
-from pipeline.duplicates import Verdicts
+from pipeline.duplicates import Verdicts, lookup
 from pipeline.fates import LABEL_MISSING
 from pipeline.measures import Filters
 from pipeline.paths import INDEX, REJECTED, Paths
@@ -34,7 +34,6 @@ from vae.decode import Rules
 from vae.files import DamagedError, read_manifest, sha256_file
 
 KEY, VERDICTS = "decoded-by", "verdicts.parquet"
-MOST_PAIRS = 2**22  # whose verdicts are kept, about 20 MB: of more, images of one kind, the next run looks at all again
 FOLDER = "preprocessed"
 # What decides the pixels of a file, beside the rules and the libraries.
 CODE = tuple(inspect.getfile(module) for module in (decode, looks, plain_jpeg, measures, duplicates))
@@ -46,15 +45,6 @@ def decoding_key(rules: Rules, filters: Filters) -> str:
     code = [sha256_file(Path(file)) for file in CODE]
     described = [asdict(rules), asdict(filters), code, PIL.__version__, simplejpeg.__version__, np.__version__]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-def lookup(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """For each of ``wanted`` its place in ``known`` (any, where it stands twice), or -1; both are arrays of bytes."""
-    if not len(known):
-        return np.full(len(wanted), -1, np.int64)
-    order = np.argsort(known, kind="stable")
-    at = np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)
-    return np.where(known[order[at]] == wanted, order[at], -1)
 
 
 def _bytes(column: pa.ChunkedArray) -> np.ndarray:
@@ -119,7 +109,7 @@ def keep(paths: Paths, key: str, verdicts: Verdicts) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     with contextlib.suppress(OSError):
         shutil.copytree(paths.processed, directory, copy_function=os.link)
-        if 0 < len(verdicts.pairs_P2) <= MOST_PAIRS:
+        if len(verdicts.pairs_P2):
             first, second = verdicts.pairs_P2.astype(np.int32).T
             columns = {"first": first, "second": second} | dict(zip(("mirrored", "crowded", "alone"), verdicts[1:], strict=True))
             pq.write_table(pa.table(columns), directory / VERDICTS, write_page_checksum=True)
