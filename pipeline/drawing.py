@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
+from threading import Thread
 from typing import Any
 
 from pipeline import plots
@@ -44,7 +45,9 @@ def drawn(beside: bool) -> Iterator[Draw]:
     if not beside or sys.platform != "linux":
         yield _here
         return
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)) as process:
+    process = ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin, initargs=(os.getpid(),))
+    end = Thread(target=process.shutdown)  # it waits until the process is gone, and the stage goes on meanwhile
+    try:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for the stage to answer: not twice
         try:
             promised: list[Future[Any]] = [process.submit(os.getpid)]  # the first call, whichever, starts the process
@@ -53,8 +56,12 @@ def drawn(beside: bool) -> Iterator[Draw]:
 
         def draw(drawings: list[Drawing]) -> None:
             promised.extend(process.submit(function, *arguments) for function, arguments in drawings)
-            process.shutdown(wait=False)  # it ends when it has drawn, and not only when it is waited for
+            end.start()
 
         yield draw
         for each in promised:
             each.result()
+    finally:
+        if end.ident is None:
+            end.start()
+        end.join()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -43,6 +44,7 @@ def test_drawn_draws_the_same_here_and_beside(tmp_path, beside):
     draw_histograms(values, tmp_path / "histograms-expected.png")
     with drawn(beside) as draw:
         draw([(words, ("nothing", tmp_path / "words.png")), (draw_histograms, (values, tmp_path / "histograms.png"))])
+    assert active_children() == []
     for name in ("words", "histograms"):
         assert (tmp_path / f"{name}.png").read_bytes() == (tmp_path / f"{name}-expected.png").read_bytes()
 
@@ -53,9 +55,13 @@ def test_drawn_raises_what_a_picture_raises(tmp_path, beside):
         draw([(words, ("nothing", tmp_path / "nowhere/words.png"))])
 
 
-def test_drawn_raises_what_the_block_raises_beside():
-    with pytest.raises(KeyError, match="of the block"), drawn(beside=True):
+@pytest.mark.parametrize("asked", [False, True])
+def test_drawn_raises_what_the_block_raises_and_leaves_nobody_drawing(tmp_path, asked):
+    with pytest.raises(KeyError, match="of the block"), drawn(beside=True) as draw:
+        if asked:
+            draw([(words, ("nothing", tmp_path / f"{n}.png")) for n in range(9)])
         raise KeyError("of the block")
+    assert active_children() == []
 
 
 def test_preprocess_reports_the_same_where_it_is_drawn_beside(project, picture, monkeypatch):
