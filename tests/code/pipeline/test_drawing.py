@@ -57,10 +57,14 @@ def test_drawn_raises_what_a_picture_raises(tmp_path, beside):
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_drawn_raises_what_the_block_raises_and_leaves_nobody_drawing(tmp_path, asked):
-    with pytest.raises(KeyError, match="of the block"), drawn(beside=True) as draw:
-        if asked:
-            draw([(words, ("nothing", tmp_path / f"{n}.png")) for n in range(9)])
-        raise KeyError("of the block")
+    def work() -> None:
+        with drawn(beside=True) as draw:
+            if asked:
+                draw([(words, ("nothing", tmp_path / f"{n}.png")) for n in range(9)])
+            raise KeyError("of the block")
+
+    with pytest.raises(KeyError, match="of the block"):
+        work()
     assert active_children() == []
 
 
